@@ -1,0 +1,338 @@
+"""What every train.py and test.py does around its model: rows and folders, resuming, logging, saving.
+
+A run is a function of its row and its seed: `train` stopped at any moment and called again ends in the same weights.
+Import this before TensorFlow: it keeps the frameworks' start-up messages from the terminal.
+"""
+
+import contextlib
+import csv
+import inspect
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+
+@contextlib.contextmanager
+def silenced():
+    """Keeps what C++ code writes to stderr from the terminal, and shows it if an exception passes."""
+    # TensorFlow's first messages heed no TF_CPP_MIN_LOG_LEVEL (tensorflow issue 100442).
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            file.seek(0)
+            os.write(terminal, file.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with silenced():
+    import h5py
+    import keras
+    import numpy as np
+    import tensorflow as tf
+    from tqdm import tqdm
+
+    from common import data, fid, plots
+
+    DEVICES = tf.config.list_physical_devices("GPU")
+
+# Keras warns that a tf.data dataset will not be shuffled again; it is shuffled.
+warnings.filterwarnings("ignore", "`shuffle=True` was passed")
+
+CHECKPOINT = "checkpoint.weights.h5"
+
+
+class Run(NamedTuple):
+    model: str  # the script's folder
+    name: str  # of the row
+    row: dict
+    seed: int
+    steps: int  # to do; row["steps"] unless STEPS says otherwise
+    folder: Path
+
+    @property
+    def command(self) -> str:
+        variables = [f"{key}={os.environ[key]} " for key in ("SEED", "STEPS") if os.environ.get(key)]
+        return f"{''.join(variables)}python {self.model}/train.py {self.name}"
+
+
+def select(runs: dict, model: str) -> Run:
+    """The run that the command line and SEED, STEPS and RUNS_DIR ask for.
+
+    Raises:
+        UserError: there is no such row, or a variable is not a number.
+    """
+    name, *rest = sys.argv[1:] or runs
+    if name not in runs or (rest and sys.argv[1:]):
+        raise data.UserError(f"no run {' '.join(sys.argv[1:])!r} in {model}: choose one of {', '.join(runs)}")
+    seed, steps = number("SEED", 0, 0), number("STEPS", runs[name]["steps"], 1)
+    folder = name + f"-seed{seed}" * (seed != 0) + f"-steps{steps}" * (steps != runs[name]["steps"])
+    parent = Path(os.environ.get("RUNS_DIR") or data.ROOT / "runs")
+    return Run(model, name, runs[name], seed, steps, parent / model / folder)
+
+
+def number(variable: str, default: int, least: int) -> int:
+    """An environment variable's whole number of at least `least`; `default` where it is unset."""
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal() or not least <= int(text) < 2**31:
+        raise data.UserError(f"{variable}={text} is not a whole number from {least} on")
+    return int(text)
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """Turns what the user can mend into one line and exit code 2."""
+    try:
+        yield
+    except data.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextlib.contextmanager
+def whole(path: Path):
+    """A path to write to, which becomes `path` in one stroke when the block ends without an exception."""
+    draft = path.with_name("~" + path.name)
+    yield draft
+    os.replace(draft, path)
+
+
+class State(NamedTuple):
+    """What the checkpoint holds beside the weights."""
+
+    step: int
+    seconds: float  # of training, over all sessions
+    row: dict
+    seed: int
+
+
+def read_state(folder: Path) -> State | None:
+    """What the run's checkpoint says of itself; None without a checkpoint."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        with h5py.File(path) as file:
+            return State(**json.loads(file.attrs["state"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise data.UserError(f"{path} cannot be read ({error}): delete {folder} to start anew") from error
+
+
+class Recorder(keras.callbacks.Callback):
+    """Everything that happens between two steps: the log, the dev loss, pictures, checkpoints, the terminal."""
+
+    def __init__(self, run: Run, state: State, generate: Callable, dev: tf.data.Dataset):
+        super().__init__()
+        self.run, self.state, self.generate, self.dev = run, state, generate, dev
+        self.step, self.stopped_by = state.step, None
+        self.round = min(500, max(1, run.steps // 10))  # steps between two dev losses
+        self.snapshots = {math.ceil(run.steps * tenth / 10 / self.round) * self.round for tenth in range(10)}
+
+    def on_train_begin(self, logs=None):
+        folder = self.run.folder
+        self.names = [metric.name for metric in self.model.metrics]
+        self.has_dev = type(self.model).test_step is not keras.Model.test_step
+        fields = ["step", *self.names, *(f"dev_{name}" for name in self.names if self.has_dev)]
+        # A log that goes beyond the checkpoint is cut back to it: no line twice, none missing.
+        rows = [row for row in read_log(folder) if int(row["step"]) <= self.step]
+        with whole(folder / "log.csv") as draft, open(draft, "w", newline="") as file:
+            writer = csv.DictWriter(file, fields)
+            writer.writeheader()
+            writer.writerows(rows)
+        self.file = open(folder / "log.csv", "a", newline="")
+        self.log = csv.DictWriter(self.file, fields)
+        boards = ["train", "dev"] if self.has_dev else ["train"]
+        self.boards = {name: tf.summary.create_file_writer(str(folder / "tensorboard" / name)) for name in boards}
+        self.bar = tqdm(
+            total=self.run.steps, initial=self.step, unit="step", dynamic_ncols=True, disable=not sys.stdout.isatty(),
+            file=sys.stdout, mininterval=0.5,
+        )  # fmt: skip
+        self.rows, self.saved = [], time.monotonic()
+        self.started = time.monotonic() - self.state.seconds
+        if self.step == 0:
+            self.frame()
+        self.handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(self, number, frame):
+        """The first Ctrl-C or SIGTERM ends the run after this step, the second at once."""
+        self.stopped_by = number
+        signal.signal(number, self.handlers[number])
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step = min(self.state.step + batch + 1, self.run.steps)  # the last execution may hold fewer steps
+        row = {"step": self.step, **{name: float(logs[name]) for name in self.names}}
+        if not all(map(math.isfinite, row.values())):
+            values = ", ".join(f"{name} {row[name]:g}" for name in self.names)
+            raise FloatingPointError(f"not a finite number at step {self.step:,}: {values}")
+        last = self.step >= self.run.steps
+        self.bar.set_postfix({name: f"{row[name]:.3g}" for name in self.names}, refresh=False)
+        self.bar.update(self.step - self.bar.n)
+        if self.step % self.round == 0 or last:
+            if self.has_dev:
+                dev = self.model.evaluate(self.dev, verbose=0, return_dict=True)
+                row |= {f"dev_{name}": dev[name] for name in self.names}
+            if not sys.stdout.isatty():
+                values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
+                print(f"  step {self.step:,} of {self.run.steps:,}  {self.left()} left  {values}", flush=True)
+        self.rows.append(row)
+        self.model.reset_metrics()  # each line of the log is the mean over the steps since the line before
+        if self.step % self.round == 0 or last:
+            self.frame()
+        if last or self.stopped_by or time.monotonic() - self.saved > 30:
+            self.save()
+        if last or self.stopped_by:
+            self.model.stop_training = True
+
+    def left(self) -> str:
+        """Time left, as h:mm:ss, at this run's mean speed."""
+        seconds = (time.monotonic() - self.started) / self.step * (self.run.steps - self.step)
+        return tqdm.format_interval(seconds)
+
+    def frame(self):
+        """A sample sheet from the same noise each time, and at every tenth of the run the network that drew it."""
+        network = next(iter(self.model.networks().values()))
+        sheet = plots.sheet(self.generate(network, 64, self.run.seed))
+        with whole(self.run.folder / "samples" / f"{self.step:08}.png") as draft:
+            keras.utils.save_img(draft, sheet, scale=False)
+        shutil.copyfile(self.run.folder / "samples" / f"{self.step:08}.png", self.run.folder / "samples.png")
+        if self.step in self.snapshots or self.step >= self.run.steps:
+            with whole(self.run.folder / "snapshots" / f"{self.step:08}.keras") as draft:
+                network.save(draft)
+
+    def save(self):
+        """The log, then the checkpoint that says how far it goes, then the networks."""
+        for row in self.rows:
+            self.log.writerow(row)
+            for name, board in self.boards.items():
+                prefix = "dev_" if name == "dev" else ""
+                with board.as_default(step=row["step"]):
+                    for metric in self.names:
+                        if prefix + metric in row:
+                            tf.summary.scalar(metric, row[prefix + metric])
+        self.rows = []
+        self.file.flush()
+        for board in self.boards.values():
+            board.flush()
+        state = self.state._replace(step=self.step, seconds=time.monotonic() - self.started)
+        with whole(self.run.folder / CHECKPOINT) as draft:
+            self.model.save_weights(draft)
+            with h5py.File(draft, "a") as file:
+                file.attrs["state"] = json.dumps(state._asdict())
+        for name, network in self.model.networks().items():
+            with whole(self.run.folder / f"{name}.keras") as draft:
+                network.save(draft)
+        self.saved = time.monotonic()
+
+    def close(self):
+        self.bar.close()
+        self.file.close()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+
+def read_log(folder: Path) -> list[dict]:
+    """The lines of a run's log.csv, as text by column; empty where there is none."""
+    path = folder / "log.csv"
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None:
+    """Trains the row that the command line names, or goes on with it, and leaves the results in its folder.
+
+    Args:
+        runs: the rows; `dataset`, `batch_size`, `steps` and `reported` are read here, the rest goes to `build`.
+        build: `build(image_shape, seed=..., **row)` gives a compiled model, whose `networks()` are saved by name.
+        generate: `generate(network, count, seed)` draws uint8 images (count, H, W, C) from the first of `networks()`.
+        curves: the panels of curves.png, the columns of log.csv by the label of their axis.
+    """
+    with one_line_errors():
+        run = select(runs, Path(inspect.getfile(build)).resolve().parent.name)
+        try:
+            for part in ("samples", "snapshots"):
+                (run.folder / part).mkdir(parents=True, exist_ok=True)
+            (run.folder / "samples" / "~").write_bytes(b"")
+            (run.folder / "samples" / "~").unlink()
+        except OSError as error:
+            raise data.UserError(f"cannot write to {run.folder} ({error.strerror}): set RUNS_DIR to a folder") from error
+        images = data.load(run.row["dataset"])
+        row = {key: value for key, value in run.row.items() if key != "reported"} | {"images": images.source}
+        state = read_state(run.folder) or State(0, 0.0, row, run.seed)
+        if state.row != row:
+            changed = [key for key in {*row, *state.row} if row.get(key) != state.row.get(key)]
+            raise data.UserError(
+                f"{run.folder} was trained with another {', '.join(changed)}: delete it to start anew, or set RUNS_DIR"
+            )
+        describe(run, images)
+        hyper = {k: v for k, v in run.row.items() if k not in ("dataset", "batch_size", "steps", "reported")}
+        with silenced():
+            model = build(images.train.images.shape[1:], seed=run.seed, **hyper)
+            if state.step:
+                model.load_weights(run.folder / CHECKPOINT)
+        if state.step >= run.steps:
+            print(f"  trained already, {run.steps:,} steps; to train anew, delete {run.folder}")
+        else:
+            if state.step:
+                print(f"  going on from step {state.step:,}")
+            fit(run, state, model, images, generate)
+        finish(run, curves)
+
+
+def describe(run: Run, images: data.Dataset) -> None:
+    """Says what runs, on which data and device, and where it goes."""
+    counts = ", ".join(f"{len(part.images):,} {name}" for name, part in zip(("training", "dev", "test"), images[1:]))
+    shape = "x".join(map(str, images.train.images.shape[1:]))
+    device = ", ".join(tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in DEVICES)
+    print(f"{run.model} {run.name}: {run.steps:,} steps of batch {run.row['batch_size']}, seed {run.seed}")
+    print(f"  data    {images.source}: {counts} images of {shape}")
+    print(f"  device  {device or f'CPU, {os.cpu_count()} cores'}")
+    print(f"  folder  {run.folder}", flush=True)
+    if not DEVICES and Path("/dev/nvidia0").exists():
+        print("  There is an NVIDIA GPU, but TensorFlow can't use it: pip install -e '.[gpu]'")
+
+
+def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, generate: Callable) -> None:
+    """Trains `model` from `state.step` to `run.steps`."""
+    recorder = Recorder(run, state, generate, tf.data.Dataset.from_tensor_slices(images.dev.images).batch(500))
+    # XLA was measured to be as fast as or faster than the rest for small networks, on a CPU with two AVX2 cores.
+    model.jit_compile = True
+    # Ten steps an execution save Python's part of a small step.
+    model.steps_per_execution = 10 if recorder.round % 10 == 0 else 1
+    batches = data.batches(images.train.images, run.row["batch_size"], run.seed, state.step, run.steps)
+    try:
+        model.fit(batches, callbacks=[recorder], verbose=0)
+    except FloatingPointError as error:
+        raise SystemExit(f"error: {error}; the last good checkpoint is kept in {run.folder}") from error
+    finally:
+        recorder.close()
+    if recorder.stopped_by:
+        print(f"stopped at step {recorder.step:,} of {run.steps:,}; to go on: {run.command}")
+        sys.exit(128 + recorder.stopped_by)
+
+
+def finish(run: Run, curves: dict) -> None:
+    """The figures of the training itself."""
+    plots.curves(read_log(run.folder), curves, run.folder / "curves.png", f"{run.model} {run.name}")
+    plots.gif(sorted((run.folder / "samples").glob("0*.png")), run.folder / "training.gif")
+    print(f"done: samples.png, training.gif, curves.png and the trained networks are in {run.folder}")
+    print(f"next: {run.command.replace('train.py', 'test.py')}")
