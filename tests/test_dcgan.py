@@ -1,0 +1,106 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common import data, fid
+from dcgan import train
+
+
+def build(**changes):
+    row = {"latent_dim": 6, "width": 4, "bias": False, "learning_rate": 2e-3, "seed": 3} | changes
+    return train.build((32, 32, 1), **row)
+
+
+def images(count=8):
+    return tf.constant(np.random.default_rng(0).integers(0, 256, [count, 32, 32, 1], np.uint8))
+
+
+def test_bce_by_hand():
+    logits = tf.constant([[0.0], [2.0]])
+    one, zero = float(train.bce(1.0, logits)), float(train.bce(0.0, logits))
+    assert one == pytest.approx((np.log(2) + np.log1p(np.exp(-2))) / 2, rel=1e-6)
+    assert zero == pytest.approx((np.log(2) + np.log1p(np.exp(2))) / 2, rel=1e-6)
+
+
+def test_a_step_is_algorithm_1():
+    """Against two plain steps, each with a forward pass of its own: D's update first, G's from the updated D."""
+    model, twin = build(), build()
+    noise = tf.random.stateless_normal([8, 6], model.draw())
+    logs = model.train_step(images())
+
+    generator, discriminator = twin.generator, twin.discriminator
+    reals = images().numpy() / np.float32(127.5) - 1
+    with tf.GradientTape() as tape:
+        fakes = generator(noise, training=True)
+        p_real, p_fake = (tf.sigmoid(discriminator(x, training=True)) for x in (reals, fakes))
+        d_loss = -tf.reduce_mean(tf.math.log(p_real)) - tf.reduce_mean(tf.math.log(1 - p_fake))
+    d_gradients = tape.gradient(d_loss, discriminator.trainable_variables)
+    keras.optimizers.Adam(2e-3, beta_1=0.5).apply_gradients(zip(d_gradients, discriminator.trainable_variables))
+    with tf.GradientTape() as tape:
+        p_after = tf.sigmoid(discriminator(generator(noise, training=True), training=True))
+        g_loss = -tf.reduce_mean(tf.math.log(p_after))
+    g_gradients = tape.gradient(g_loss, generator.trainable_variables)
+    keras.optimizers.Adam(2e-3, beta_1=0.5).apply_gradients(zip(g_gradients, generator.trainable_variables))
+
+    expected = {"d_loss": d_loss, "g_loss": g_loss, "d_real": tf.reduce_mean(p_real)}
+    expected |= {"d_fake_before": tf.reduce_mean(p_fake), "d_fake_after": tf.reduce_mean(p_after)}
+    assert {name: float(value) for name, value in logs.items()} == pytest.approx(
+        {name: float(value) for name, value in expected.items()}, rel=1e-4
+    )
+    for ours, plain in (
+        (model.discriminator.trainable_variables, discriminator.trainable_variables),
+        (model.generator.trainable_variables, generator.trainable_variables),
+    ):
+        for a, b in zip(ours, plain):
+            # Adam divides by the gradient's size, so rounding shows where the gradient is almost 0.
+            assert np.isclose(a, b, atol=1e-5).mean() > 0.99, a.path
+
+
+def test_each_step_draws_new_noise_of_seed_and_step():
+    model = build()
+    first = model.draw().numpy()
+    np.testing.assert_array_equal(first, build().draw())
+    assert (first != build(seed=4).draw().numpy()).any()
+    model.train_step(images())
+    assert (first != model.draw().numpy()).any()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_bias_of_the_transposed_convolutions(bias):
+    generator = build(bias=bias).generator
+    transposed = [layer for layer in generator.layers if isinstance(layer, keras.layers.Conv2DTranspose)]
+    assert len(transposed) == 4 and all(layer.use_bias == bias for layer in transposed)
+    assert generator.output_shape == (None, 32, 32, 1)
+
+
+def test_width_16_is_the_reports():
+    model = build(width=16)
+    shapes = [layer.output.shape[1:] for layer in model.generator.layers if "conv" in layer.name]
+    assert shapes == [(4, 4, 64), (8, 8, 32), (16, 16, 16), (32, 32, 1)]
+    shapes = [layer.output.shape[1:] for layer in model.discriminator.layers if "conv" in layer.name]
+    assert shapes == [(16, 16, 16), (8, 8, 32), (4, 4, 64), (1, 1, 1)]
+
+
+def test_generate_is_in_inference_mode():
+    """An image does not depend on its neighbours in the batch."""
+    generator = build().generator
+    noise = np.random.default_rng(0).normal(size=[5, 6]).astype(np.float32)
+    np.testing.assert_array_equal(train.to_uint8(generator, noise)[:2], train.to_uint8(generator, noise[:2]))
+    drawn = train.generate(generator, 5, 0)
+    assert drawn.shape == (5, 32, 32, 1) and drawn.dtype == np.uint8
+    np.testing.assert_array_equal(drawn, train.generate(generator, 5, 0))
+    assert (drawn != train.generate(generator, 5, 1)).any()
+
+
+def test_a_dcgan_learns(digits):
+    """600 steps take the FID to less than half of the untrained generator's."""
+    model = train.build((32, 32, 1), latent_dim=100, width=16, bias=False, learning_rate=2e-3)
+    real = fid.classifier_features(digits.test.images, "mnist")
+
+    def distance():
+        return fid.frechet_distance(real, fid.classifier_features(train.generate(model.generator, 1000, 0), "mnist"))
+
+    before = distance()
+    model.fit(data.batches(digits.train.images, 64, 0, 0, 600), verbose=0)
+    assert distance() < before / 2

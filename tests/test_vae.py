@@ -1,0 +1,96 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common import data
+from vae import train
+
+
+def test_kl_by_hand():
+    """KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - 1) / 2 - log s, summed over the dimensions."""
+    mean = tf.constant([[0.0, 0.0], [1.0, -2.0], [0.0, 3.0]])
+    variance = np.array([[1.0, 1.0], [1.0, 1.0], [4.0, 0.25]])
+    expected = [0.0, 0.5 + 2.0, (4 - 1) / 2 - np.log(2) + (9 + 0.25 - 1) / 2 - np.log(0.5)]
+    kl = train.kl_divergence(mean, tf.math.log(tf.constant(variance, tf.float32)))
+    np.testing.assert_allclose(kl, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_kl_against_monte_carlo():
+    rng = np.random.default_rng(0)
+    mean, log_variance = rng.normal(size=[3, 5]), rng.normal(size=[3, 5])
+    z = mean + np.exp(log_variance / 2) * rng.normal(size=[400_000, 3, 5])
+    log_q = -0.5 * ((z - mean) ** 2 / np.exp(log_variance) + log_variance)
+    estimate = (log_q + 0.5 * z**2).sum(-1)
+    error = estimate.std(0) / 400_000**0.5
+    kl = train.kl_divergence(tf.constant(mean), tf.constant(log_variance)).numpy()
+    assert (abs(kl - estimate.mean(0)) < 5 * error).all() and (error < 0.02 * kl).all()
+
+
+def test_reconstruction_loss_is_the_bernoulli_likelihood():
+    rng = np.random.default_rng(0)
+    x, logits = rng.uniform(size=[4, 3, 5, 2]), 3 * rng.normal(size=[4, 3, 5, 2])
+    p = 1 / (1 + np.exp(-logits))
+    expected = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum((1, 2, 3))
+    np.testing.assert_allclose(train.reconstruction_loss(tf.constant(x), tf.constant(logits)), expected, rtol=1e-9)
+
+
+def constant_vae():
+    """A VAE whose every weight is 0: q is N(0, I), every pixel's probability one half."""
+    model = train.build((32, 32, 1), latent_dim=5, learning_rate=1e-3)
+    model.set_weights([np.zeros(w.shape, w.dtype) for w in model.get_weights()])
+    return model
+
+
+def test_the_losss_scaling():
+    """Summed over pixels and dimensions, a mean over the batch: the negative ELBO of one image in nats."""
+    for count in (1, 7):
+        images = np.random.default_rng(0).integers(0, 256, [count, 32, 32, 1], np.uint8)
+        loss, reconstruction, kl = constant_vae().losses(tf.constant(images), [0, 0])
+        assert float(reconstruction) == pytest.approx(32 * 32 * np.log(2), rel=1e-6)
+        assert float(kl) == 0 and float(loss) == float(reconstruction)
+    model = constant_vae()
+    model.encoder.get_layer("mean").bias.assign([2.0] * 5)
+    model.decoder.layers[-1].bias.assign([1.0])
+    loss, reconstruction, kl = model.losses(tf.constant(images), [0, 0])
+    x = images / 255
+    expected = (x * np.log1p(np.exp(-1)) + (1 - x) * np.log1p(np.exp(1))).sum((1, 2, 3)).mean()
+    assert float(kl) == pytest.approx(5 * 2.0) and float(reconstruction) == pytest.approx(expected, rel=1e-5)
+    assert float(loss) == pytest.approx(expected + 10, rel=1e-5)
+
+
+def test_codes_are_drawn_from_q():
+    """The decoder sees mean + std * noise: caught by a decoder that returns its codes."""
+    model = constant_vae()
+    model.encoder.get_layer("mean").bias.assign([1.0, 2.0, 3.0, 4.0, 5.0])
+    model.encoder.get_layer("log_variance").bias.assign([np.log(0.25)] * 5)
+    seen = []
+    model.decoder = lambda codes: seen.append(codes.numpy()) or tf.zeros([len(codes), 32, 32, 1])
+    model.losses(tf.zeros([20_000, 32, 32, 1], tf.uint8), [0, 1])
+    np.testing.assert_allclose(seen[0].mean(0), [1, 2, 3, 4, 5], atol=0.02)
+    np.testing.assert_allclose(seen[0].std(0), 0.5, atol=0.02)
+
+
+def test_a_vae_learns(digits):
+    """300 steps halve the dev loss of the untrained, and samples have ink where digits have it."""
+    model = train.build((32, 32, 1), latent_dim=10, learning_rate=1e-3)
+    dev = tf.data.Dataset.from_tensor_slices(digits.dev.images).batch(250)
+    before = model.evaluate(dev, verbose=0, return_dict=True)["loss"]
+    model.fit(data.batches(digits.train.images, 32, 0, 0, 300), verbose=0)
+    after = model.evaluate(dev, verbose=0, return_dict=True)
+    assert after["loss"] == pytest.approx(after["reconstruction"] + after["kl"], rel=1e-5)
+    assert after["loss"] < 180 < 700 < before  # a VAE without its code stays above 200
+    assert after["kl"] > 5
+    samples = train.generate(model.networks()["decoder"], 200, 0)
+    ink = samples.mean((0, 3)) / 255
+    assert np.corrcoef(ink.ravel(), digits.test.images.mean((0, 3)).ravel())[0, 1] > 0.9
+
+
+def test_the_saved_decoder_needs_none_of_our_code(tmp_path):
+    model = train.build((32, 32, 1), latent_dim=4, learning_rate=1e-3)
+    model.networks()["decoder"].save(tmp_path / "decoder.keras")
+    decoder = keras.saving.load_model(tmp_path / "decoder.keras")
+    codes = np.random.default_rng(0).normal(size=[3, 4]).astype(np.float32)
+    logits = model.decoder(codes).numpy()
+    np.testing.assert_allclose(decoder(codes), 1 / (1 + np.exp(-logits)), rtol=1e-5)
+    assert decoder.inputs[0].name == "codes"
