@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator
 from PIL import Image
 from sklearn.manifold import TSNE
 
@@ -38,9 +39,7 @@ def gif(frames: list[Path], path: Path) -> None:
     for i in np.unique(np.linspace(0, len(frames) - 1, 40).round().astype(int)):
         frame = Image.open(frames[i])
         corner = frame.crop((0, 0, frame.width * 5 // 8, frame.height * 5 // 8))
-        pictures.append(
-            corner.resize((corner.width * 2, corner.height * 2), 0).quantize(16 if frame.mode == "L" else 64)
-        )
+        pictures.append(corner.quantize(16 if frame.mode == "L" else 64))
     durations = [120] * (len(pictures) - 1) + [2000]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
@@ -155,7 +154,8 @@ def fid_by_step(values: dict[int, float], path: Path, title: str) -> None:
     axis.semilogy(list(values), list(values.values()), "o-", color=COLOURS[0])
     axis.set(title=title, xlabel="training step", ylabel="FID (classifier features)")
     axis.grid(True, which="both")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("")
     figure.savefig(path)
     plt.close(figure)

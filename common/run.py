@@ -247,9 +247,7 @@ class Recorder(keras.callbacks.Callback):
             self.model.save_weights(draft)
             with h5py.File(draft, "a") as file:
                 file.attrs["state"] = json.dumps(state._asdict())
-        for name, network in self.model.networks().items():
-            with whole(self.run.folder / f"{name}.keras") as draft:
-                network.save(draft)
+        save_networks(self.model, self.run.folder)
         self.saved = time.monotonic()
 
     def close(self):
@@ -257,6 +255,13 @@ class Recorder(keras.callbacks.Callback):
         self.file.close()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+
+
+def save_networks(model: keras.Model, folder: Path) -> None:
+    """Writes each of the model's networks as <name>.keras."""
+    for name, network in model.networks().items():
+        with whole(folder / f"{name}.keras") as draft:
+            network.save(draft)
 
 
 def read_log(folder: Path) -> list[dict]:
@@ -305,6 +310,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         stopped_by = None
         if state.step >= run.steps:
             print(f"  trained already, {run.steps:,} steps; to train anew, delete {run.folder}")
+            save_networks(model, run.folder)  # a kill may have come between the checkpoint and them
         else:
             if state.step:
                 print(f"  going on from step {state.step:,}")

