@@ -1,9 +1,11 @@
 """The image datasets: where they are found, how they are split, how batches are drawn."""
 
+import contextlib
 import os
 import socket
 import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class UserError(Exception):
     """What the user can mend; its one line names the thing and the remedy."""
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` in one stroke when the block ends without an exception."""
+    draft = path.with_name("~" + path.name)
+    yield draft
+    draft.replace(path)
 
 
 class Split(NamedTuple):
@@ -85,9 +95,10 @@ def _npz(file: str, image_shape: tuple[int, ...]) -> tuple[np.ndarray, ...] | No
             x_train, y_train, x_test, y_test = (arrays[key] for key in ("x_train", "y_train", "x_test", "y_test"))
     except Exception as error:  # zip, zlib and NumPy each have their own for a damaged file
         raise UserError(f"{path} is damaged ({error}): get it again, or delete it to have it downloaded") from error
-    for x, y in ((x_train, y_train), (x_test, y_test)):
-        if x.shape != (len(y), *image_shape) or x.dtype != np.uint8 or len(x) < 1000:
-            raise UserError(f"{path} holds {x.dtype} images {x.shape}, not uint8 (n, {image_shape}): get it again")
+    for x, y, least in ((x_train, y_train, 6000), (x_test, y_test, 1000)):
+        if x.shape != (len(y), *image_shape) or x.dtype != np.uint8 or len(x) < least:
+            shape = ", ".join(map(str, image_shape))
+            raise UserError(f"{path} holds {x.dtype} {x.shape}, not uint8 ({least} or more, {shape}): get it again")
     return x_train, y_train, x_test, y_test
 
 

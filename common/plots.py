@@ -13,6 +13,8 @@ from matplotlib.ticker import LogLocator
 from PIL import Image
 from sklearn.manifold import TSNE
 
+from common.data import whole
+
 plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
                      "grid.alpha": 0.3, "legend.frameon": False})  # fmt: skip
 # Okabe and Ito's palette, which the colour-blind tell apart.
@@ -41,7 +43,14 @@ def gif(frames: list[Path], path: Path) -> None:
         corner = frame.crop((0, 0, frame.width * 5 // 8, frame.height * 5 // 8))
         pictures.append(corner.quantize(16 if frame.mode == "L" else 64))
     durations = [120] * (len(pictures) - 1) + [2000]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    with whole(path) as draft:
+        pictures[0].save(draft, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    with whole(path) as draft:
+        figure.savefig(draft)
+    plt.close(figure)
 
 
 def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str) -> None:
@@ -55,8 +64,8 @@ def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str
             raw = np.array([float(row[column]) for row in log])
             # A mean over `window` lines, over fewer at both ends.
             total = np.concatenate([[0], np.cumsum(raw)])
-            low = np.maximum(np.arange(len(raw)) - window // 2, 0)
-            high = np.minimum(low + window, len(raw))
+            first = np.arange(len(raw)) - window // 2
+            low, high = np.maximum(first, 0), np.minimum(first + window, len(raw))
             axis.plot(step, raw, color=colour, alpha=0.25, linewidth=0.7)
             axis.plot(step, (total[high] - total[low]) / (high - low), color=colour, linewidth=1.8, label=column)
             dev = [(int(row["step"]), float(row[f"dev_{column}"])) for row in log if row.get(f"dev_{column}")]
@@ -69,8 +78,7 @@ def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str
         axis.set(xlabel="training step", ylabel=label)
         axis.legend()
     figure.suptitle(f"{title}: training curves (pale: raw, bold: mean over {window} lines of the log)")
-    figure.savefig(path)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def pictures(panels: dict[str, np.ndarray], path: Path, columns: int | None = None) -> None:
@@ -83,8 +91,7 @@ def pictures(panels: dict[str, np.ndarray], path: Path, columns: int | None = No
         axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         axis.set_title(title)
         axis.axis("off")
-    figure.savefig(path)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def pairs(rows: dict[str, np.ndarray], path: Path, title: str) -> None:
@@ -98,8 +105,7 @@ def pairs(rows: dict[str, np.ndarray], path: Path, title: str) -> None:
     axis.set(title=title, xticks=[])
     axis.grid(False)
     axis.spines[:].set_visible(False)
-    figure.savefig(path)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def latent_grid(corners: np.ndarray, ticks: np.ndarray) -> np.ndarray:
@@ -132,8 +138,7 @@ def latent_grids(to_images: Callable, corners: np.ndarray, folder: Path) -> None
             start, size = inside[0] * cell, len(inside) * cell
             axis.add_patch(plt.Rectangle((start - 0.5, start - 0.5), size, size, fill=False, color=COLOURS[1], lw=2))
             axis.set_xlabel("x / K (inside the frame: interpolation)")
-        figure.savefig(folder / f"{name}.png")
-        plt.close(figure)
+        _save(figure, folder / f"{name}.png")
 
 
 def tsne(codes: np.ndarray, labels: np.ndarray, names: list[str], path: Path, title: str) -> None:
@@ -144,8 +149,7 @@ def tsne(codes: np.ndarray, labels: np.ndarray, names: list[str], path: Path, ti
         axis.scatter(*points[labels == label].T, s=7, color=COLOURS[label], label=name)
     axis.set(title=title, xlabel="t-SNE dimension 1", ylabel="t-SNE dimension 2")
     axis.legend(markerscale=3, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def fid_by_step(values: dict[int, float], path: Path, title: str) -> None:
@@ -157,5 +161,4 @@ def fid_by_step(values: dict[int, float], path: Path, title: str) -> None:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("")
-    figure.savefig(path)
-    plt.close(figure)
+    _save(figure, path)

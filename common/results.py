@@ -53,26 +53,29 @@ def shrink(path: Path, target: Path) -> None:
 
 
 def table() -> str:
-    """README.md's table, a line for every folder of results/ and one for the real dev images."""
-    columns = ["run", "FID (classifier)", "KID (classifier)", "precision", "recall", "sharpness", "FID (Inception)"]
-    columns += ["dev ELBO, nats", "minutes", "the reports' FID (extractor not stated)"]
-    lines = [columns, ["---", *["---:"] * (len(columns) - 2), "---"]]
+    """README.md's table: a line for every folder of results/, and one for the real dev images of each dataset."""
+    columns = ["run", "dataset", "FID (classifier)", "KID (classifier)", "precision", "recall", "sharpness"]
+    columns += ["FID (Inception)", "dev ELBO, nats", "minutes", "the reports' FID (extractor not stated)"]
+    lines = [columns, ["---", "---", *["---:"] * (len(columns) - 3), "---"]]
+    real = {}
     for path in sorted(RESULTS.glob("*/*/metrics.json")):
         result = json.loads(path.read_text())
-        reported = ", ".join(f"{name}: {value['FID']}" for name, value in result["reported"].items() if "FID" in value)
-        seed = f", seed {result['seed']}" * (result["seed"] != 0)
+        name = f"`{result['model']}` `{result['run']}`" + f", seed {result['seed']}" * (result["seed"] != 0)
         elbo = result["own"].get("dev ELBO (nats)")
-        lines.append([f"`{result['model']}` `{result['run']}`{seed}", *numbers(result["metrics"])])
-        lines[-1] += ["" if elbo is None else f"{elbo:.2f}", f"{result['seconds'] / 60:.0f}", reported]
-        floor = ["real images: the dev set", *numbers(result["real dev images"]), "", "", ""]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, floor])
+        lines.append([name, result["dataset"], *numbers(result["metrics"]), "" if elbo is None else f"{elbo:.2f}"])
+        reported = ", ".join(f"{report}: {value['FID']}" for report, value in result["reported"].items())
+        lines[-1] += [f"{result['seconds'] / 60:.0f}", reported]
+        real[result["dataset"]] = result["real dev images"]
+    lines += [["real dev images", name, *numbers(metrics), "", "", ""] for name, metrics in real.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def numbers(metrics: dict) -> list[str]:
     """The table's cells of the metrics all runs have."""
     inception = metrics["FID (Inception)"]
     cells = [f"{metrics['FID (classifier)']:.2f}"]
-    cells += [f"{metrics['KID (classifier)']:.2f} ± {metrics['KID standard error']:.2f}"]
+    error = metrics["KID standard error"]
+    cells += [f"{metrics['KID (classifier)']:.2f}" + (f" ± {error:.2f}" if error is not None else "")]
     cells += [f"{metrics[name]:.3f}" for name in ("precision", "recall", "sharpness")]
     return [*cells, "unmeasured" if inception is None else f"{inception:.2f}"]
 
@@ -85,4 +88,5 @@ if __name__ == "__main__":
             print(f"kept {RESULTS / result['model'] / path.parent.name}")
     readme = data.ROOT / "README.md"
     before, rest = readme.read_text().split(START)
-    readme.write_text(f"{before}{START}\n{table()}\n{rest[rest.index(END) :]}")
+    with data.whole(readme) as draft:
+        draft.write_text(f"{before}{START}\n{table()}\n{rest[rest.index(END) :]}")

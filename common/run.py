@@ -1,6 +1,6 @@
 """What every train.py and test.py does around its model: rows and folders, resuming, logging, saving.
 
-A run is a function of its row and its seed: `train` stopped at any moment and called again ends in the same weights.
+On a CPU a run is a function of its row and its seed: stopped at any moment and resumed, it ends in the same weights.
 Import this before TensorFlow: it keeps the frameworks' start-up messages from the terminal.
 """
 
@@ -12,11 +12,13 @@ import json
 import math
 import os
 import platform
+import shlex
 import signal
 import sys
 import tempfile
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -46,10 +48,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silenced():
     import h5py
     import keras
+    import numpy as np
     import tensorflow as tf
     from tqdm import tqdm
 
     from common import data, fid, plots
+    from common.data import whole
 
     DEVICES = tf.config.list_physical_devices("GPU")
 
@@ -77,8 +81,9 @@ class Run(NamedTuple):
 
     def command(self, file: str) -> str:
         """What to type for the run's train.py or test.py."""
-        variables = [f"{key}={os.environ[key]} " for key in ("SEED", "STEPS") if os.environ.get(key)]
-        return f"{''.join(variables)}python {os.path.relpath(self.script / file)} {self.name}"
+        names = ("DATA_DIR", "RUNS_DIR", "SEED", "STEPS")
+        variables = [f"{name}={shlex.quote(os.environ[name])}" for name in names if os.environ.get(name)]
+        return " ".join([*variables, "python", shlex.quote(os.path.relpath(self.script / file)), self.name])
 
 
 def select(runs: dict, function: Callable) -> Run:
@@ -100,8 +105,8 @@ def select(runs: dict, function: Callable) -> Run:
 def number(variable: str, default: int, least: int) -> int:
     """An environment variable's whole number of at least `least`; `default` where it is unset."""
     text = os.environ.get(variable) or str(default)
-    if not text.isdecimal() or not least <= int(text) < 2**31:
-        raise data.UserError(f"{variable}={text} is not a whole number from {least} on")
+    if not text.isdecimal() or len(text) > 9 or int(text) < least:
+        raise data.UserError(f"{variable}={text[:20]} is not a whole number from {least} to 999999999")
     return int(text)
 
 
@@ -116,14 +121,6 @@ def one_line_errors():
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-
-
-@contextlib.contextmanager
-def whole(path: Path):
-    """A path to write to, which becomes `path` in one stroke when the block ends without an exception."""
-    draft = path.with_name("~" + path.name)
-    yield draft
-    draft.replace(path)
 
 
 class State(NamedTuple):
@@ -154,6 +151,7 @@ class Recorder(keras.callbacks.Callback):
         super().__init__()
         self.run, self.state, self.generate, self.dev = run, state, generate, dev
         self.step, self.stopped_by = state.step, None
+        self.rows, self.handlers, self.file, self.bar = [], {}, None, None
         self.round = min(500, max(1, run.steps // 10))  # steps between two dev losses
         self.snapshots = {math.ceil(run.steps * tenth / 10 / self.round) * self.round for tenth in range(10)}
 
@@ -176,11 +174,11 @@ class Recorder(keras.callbacks.Callback):
             total=self.run.steps, initial=self.step, unit="step", dynamic_ncols=True, disable=not sys.stdout.isatty(),
             file=sys.stdout, mininterval=0.5,
         )  # fmt: skip
-        self.rows, self.saved = [], time.monotonic()
+        self.saved = time.monotonic()
         self.started = time.monotonic() - self.state.seconds
+        self.handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
         if self.step == 0:
             self.frame()
-        self.handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(self, number, frame):
         """The first Ctrl-C or SIGTERM ends the run after this step, the second at once."""
@@ -190,27 +188,31 @@ class Recorder(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.step = min(self.state.step + batch + 1, self.run.steps)  # the last execution may hold fewer steps
         row = {"step": self.step, **{name: float(logs[name]) for name in self.names}}
-        if not all(map(math.isfinite, row.values())):
-            values = ", ".join(f"{name} {row[name]:g}" for name in self.names)
-            raise FloatingPointError(f"not a finite number at step {self.step:,}: {values}")
         last = self.step >= self.run.steps
         self.bar.set_postfix({name: f"{row[name]:.3g}" for name in self.names}, refresh=False)
         self.bar.update(self.step - self.bar.n)
-        if self.step % self.round == 0 or last:
-            if self.has_dev:
-                dev = self.model.evaluate(self.dev, verbose=0, return_dict=True)
-                row |= {f"dev_{name}": dev[name] for name in self.names}
-            if not sys.stdout.isatty():
-                values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
-                print(f"  step {self.step:,} of {self.run.steps:,}  {self.left()} left  {values}", flush=True)
+        due = last or self.step % self.round == 0
+        if due and self.has_dev:
+            dev = self.model.evaluate(self.dev, verbose=0, return_dict=True)
+            row |= {f"dev_{name}": dev[name] for name in self.names}
+        self.finite(row)
         self.rows.append(row)
         self.model.reset_metrics()  # each line of the log is the mean over the steps since the line before
-        if self.step % self.round == 0 or last:
+        if due:
             self.frame()
+        if due and not sys.stdout.isatty():
+            values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
+            print(f"  step {self.step:,} of {self.run.steps:,}  {self.left()} left  {values}", flush=True)
         if last or self.stopped_by or time.monotonic() - self.saved > 30:
             self.save()
         if last or self.stopped_by:
             self.model.stop_training = True
+
+    def finite(self, row: dict[str, float]):
+        """Raises FloatingPointError if one of the values is not a finite number."""
+        wrong = [f"{name} is {value:g}" for name, value in row.items() if not math.isfinite(value)]
+        if wrong:
+            raise FloatingPointError(f"{', '.join(wrong)} at step {self.step:,}")
 
     def left(self) -> str:
         """Time left, as h:mm:ss, at this run's mean speed."""
@@ -229,7 +231,9 @@ class Recorder(keras.callbacks.Callback):
                 network.save(draft)
 
     def save(self):
-        """The log, then the checkpoint that says how far it goes, then the networks."""
+        """The log and the networks, then the checkpoint that says how far they go."""
+        # The losses are those before the step's update, so that they can't show what it did to the weights.
+        self.finite({weight.path: float(np.sum(weight.numpy())) for weight in self.model.weights})
         for row in self.rows:
             self.log.writerow(row)
             for name, board in self.boards.items():
@@ -242,17 +246,19 @@ class Recorder(keras.callbacks.Callback):
         self.file.flush()
         for board in self.boards.values():
             board.flush()
+        save_networks(self.model, self.run.folder)
         state = self.state._replace(step=self.step, seconds=time.monotonic() - self.started)
         with whole(self.run.folder / CHECKPOINT) as draft:
             self.model.save_weights(draft)
             with h5py.File(draft, "a") as file:
                 file.attrs["state"] = json.dumps(state._asdict())
-        save_networks(self.model, self.run.folder)
         self.saved = time.monotonic()
 
     def close(self):
-        self.bar.close()
-        self.file.close()
+        """Also right after an exception in `on_train_begin`."""
+        for opened in (self.bar, self.file):
+            if opened is not None:
+                opened.close()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
@@ -262,6 +268,19 @@ def save_networks(model: keras.Model, folder: Path) -> None:
     for name, network in model.networks().items():
         with whole(folder / f"{name}.keras") as draft:
             network.save(draft)
+
+
+def load_network(path: Path) -> keras.Model:
+    """The network of a .keras file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        with silenced():
+            return keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise data.UserError(f"{path} is damaged: delete it and call train.py again") from error
 
 
 def read_log(folder: Path) -> list[dict]:
@@ -296,8 +315,10 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         images = data.load(run.row["dataset"])
         row = {key: value for key, value in run.row.items() if key != "reported"} | {"images": images.source}
         state = read_state(run.folder) or State(0, 0.0, row, run.seed)
-        if state.row != row:
-            changed = [key for key in {*row, *state.row} if row.get(key) != state.row.get(key)]
+        now, then = ({**r, "seed": seed} for r, seed in ((row, run.seed), (state.row, state.seed)))
+        if now["images"] != then.get("images"):
+            raise data.UserError(f"{run.folder} was trained on {then.get('images')}, but here is {now['images']}")
+        if changed := [key for key in {*now, *then} if now.get(key) != then.get(key)]:
             raise data.UserError(
                 f"{run.folder} was trained with another {', '.join(changed)}: delete it to start anew, or set RUNS_DIR"
             )
@@ -306,11 +327,16 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         with silenced():
             model = build(images.train.images.shape[1:], seed=run.seed, **hyper)
             if state.step:
-                model.load_weights(run.folder / CHECKPOINT)
+                try:
+                    model.load_weights(run.folder / CHECKPOINT)
+                except (ValueError, OSError, KeyError) as error:
+                    raise data.UserError(
+                        f"{run.folder / CHECKPOINT} does not fit the networks of {run.name}: delete {run.folder}"
+                    ) from error
         stopped_by = None
         if state.step >= run.steps:
             print(f"  trained already, {run.steps:,} steps; to train anew, delete {run.folder}")
-            save_networks(model, run.folder)  # a kill may have come between the checkpoint and them
+            save_networks(model, run.folder)  # as this version writes them
         else:
             if state.step:
                 print(f"  going on from step {state.step:,}")
@@ -346,11 +372,13 @@ def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, genera
     batches = data.batches(images.train.images, run.row["batch_size"], run.seed, state.step, run.steps)
     try:
         model.fit(batches, callbacks=[recorder], verbose=0)
-    except FloatingPointError as error:
-        raise SystemExit(f"error: {error}; the last good checkpoint is kept in {run.folder}") from error
+    except (FloatingPointError, OSError) as error:  # a loss that is no number, a full disk
+        kept = read_state(run.folder)
+        left = f"the checkpoint of step {kept.step:,} is kept in {run.folder}" if kept else "there is no checkpoint yet"
+        raise SystemExit(f"error: {error}; {left}") from error
     finally:
         recorder.close()
-    return recorder.stopped_by
+    return recorder.stopped_by if recorder.step < run.steps else None
 
 
 def draw_training(run: Run, curves: dict) -> None:
@@ -380,20 +408,18 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
             raise data.UserError(f"{run.folder} was trained on {state.row['images']}, but here is {images.source}")
         describe(run, images)
         print(f"  state   {state.step:,} of {run.steps:,} steps done")
-        load = keras.saving.load_model
-        with silenced():
-            networks = {path.stem: load(path, compile=False) for path in sorted(run.folder.glob("[!~]*.keras"))}
+        networks = {path.stem: load_network(path) for path in sorted(run.folder.glob("[!~]*.keras"))}
 
         real = images.test.images
         count = min(10_000, len(real))
         print(f"  measuring {count:,} generated images", flush=True)
-        metrics = fid.measure(generate(networks[network], count, run.seed), real, images.train.images, dataset)
-        # What real images that no network was trained on reach: the scale of the numbers.
-        floor = fid.measure(images.dev.images, real, images.train.images, dataset)
+        # The dev images, which no network was trained on, show what real images reach: the scale of the numbers.
+        sets = {"generated": generate(networks[network], count, run.seed), "real": images.dev.images}
+        generated, floor = fid.measure(sets, real, images.train.images, dataset).values()
         dev = fid.classifier_features(images.dev.images, dataset)
         by_step = {
             int(path.stem): fid.frechet_distance(
-                dev, fid.classifier_features(generate(load(path, compile=False), len(dev), run.seed), dataset)
+                dev, fid.classifier_features(generate(load_network(path), len(dev), run.seed), dataset)
             )
             for path in sorted((run.folder / "snapshots").glob("[!~]*.keras"))
         }
@@ -415,9 +441,9 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
             "seconds": round(state.seconds, 1),
             "extractors": {
                 "classifier": f"the {dataset} classifier of common/fid.py, 128 features",
-                "Inception": metrics["FID (Inception)"] and "TF-GAN's Inception of TF-Hub, pool_3, 2048 features",
+                "Inception": generated["FID (Inception)"] and "TF-GAN's Inception of TF-Hub, pool_3, 2048 features",
             },
-            "metrics": metrics,
+            "metrics": generated,
             "real dev images": floor,
             "own": own,
             "FID by step": by_step,
@@ -426,15 +452,11 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
             | {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "tensorflow-gan")},
         }
         with whole(run.folder / "metrics.json") as draft:
-            draft.write_text(json.dumps(metrics, indent=1) + "\n")
+            draft.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
         print(f"  {'':28}{'generated':>12}{'real':>12}")
-        for name, value in (metrics["metrics"] | own).items():
-            missing = "no weights: no TFHUB_CACHE_DIR, no network" if value is None else ""
-            print(f"  {name:28}{missing or f'{value:12.5g}'}{_or_blank(floor.get(name))}")
+        for name, value in (generated | own).items():
+            cells = ["" if number is None else f"{number:.5g}" for number in (value, floor.get(name))]
+            print(f"  {name:28}{cells[0]:>12}{cells[1]:>12}")
         for report_name, figures in run.row["reported"].items():
             print(f"  report {report_name}: {', '.join(f'{k} {v}' for k, v in figures.items())} (extractor not stated)")
         print(f"done: metrics.json and the figures are in {run.folder}")
-
-
-def _or_blank(value: float | None) -> str:
-    return "" if value is None else f"{value:12.5g}"

@@ -1,6 +1,7 @@
-"""Before TensorFlow is imported: quiet, and blind to the user's settings."""
+"""Before TensorFlow is imported: quiet, and blind to the user's settings, data and downloads."""
 
 import os
+import tempfile
 
 import pytest
 
@@ -8,6 +9,7 @@ os.environ["MPLBACKEND"] = "Agg"
 for variable in ("SEED", "STEPS", "RUNS_DIR", "TFHUB_CACHE_DIR"):
     os.environ.pop(variable, None)
 REAL_DATA = os.environ.pop("DATA_DIR", None)
+os.environ["DATA_DIR"], os.environ["KERAS_HOME"] = tempfile.mkdtemp(), tempfile.mkdtemp()
 # No test waits for a network: every look-up of one is refused at once.
 os.environ["http_proxy"] = os.environ["https_proxy"] = "http://127.0.0.1:9"
 

@@ -84,6 +84,7 @@ def test_network_that_swallows_packets(monkeypatch, tmp_path, capsys):
         lambda path: write_npz(path, x_train=np.zeros([7000, 28, 28], np.float32)),
         lambda path: write_npz(path, y_test=np.zeros(3, np.uint8)),
         lambda path: np.savez(path, x_train=np.zeros(3)),
+        lambda path: write_npz(path, x_train=np.zeros([5040, 28, 28], np.uint8), y_train=np.zeros(5040, np.uint8)),
     ],
 )
 def test_damaged_file_is_named(tmp_path, monkeypatch, damage):

@@ -48,16 +48,34 @@ def test_gif(tmp_path):
     assert first == 0 and np.asarray(movie.convert("L")).mean() == pytest.approx(236, abs=2)
 
 
-def test_figures_are_drawn(tmp_path):
-    """Each figure of a VAE and of a GAN, from few lines of a log."""
-    log = [{"step": str(i), "loss": str(1 / i), "dev_loss": str(2 / i) if i == 3 else ""} for i in range(1, 6)]
-    plots.curves(log, {"loss (nats)": ["loss"]}, tmp_path / "curves.png", "title")
-    images = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 1], np.uint8)
-    plots.pictures({"a": images, "b": images}, tmp_path / "pictures.png")
-    plots.pairs({"a": images, "b": images}, tmp_path / "pairs.png", "title")
-    codes = np.random.default_rng(0).normal(size=[40, 5]).astype(np.float32)
-    plots.tsne(codes, np.arange(40) % 10, list("0123456789"), tmp_path / "tsne.png", "title")
-    plots.latent_grids(lambda z: np.zeros([len(z), 8, 8, 3], np.uint8), codes[:4], tmp_path)
-    plots.fid_by_step({0: 100.0, 10: 10.0}, tmp_path / "fid.png", "title")
-    for name in ("curves", "pictures", "pairs", "tsne", "interpolation", "extrapolation", "fid"):
-        assert np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")).std() > 5  # something is on it
+def draw_all(folder, scale):
+    """Each figure, of data that `scale` changes."""
+    log = [{"step": str(i), "loss": str(i**-scale), "dev_loss": str(2 / i) if i == 3 else ""} for i in range(1, 6)]
+    plots.curves(log, {"loss (nats)": ["loss"]}, folder / "curves.png", "title")
+    images = np.full([4, 8, 8, 1], 50 * scale, np.uint8)
+    plots.pictures({"a": images, "b": images}, folder / "pictures.png")
+    plots.pairs({"a": images, "b": images}, folder / "pairs.png", "title")
+    codes = np.random.default_rng(scale).normal(size=[40, 5]).astype(np.float32)
+    plots.tsne(codes, np.arange(40) % 10, list("0123456789"), folder / "tsne.png", "title")
+    plots.latent_grids(lambda z: np.full([len(z), 8, 8, 3], 50 * scale, np.uint8), codes[:4], folder)
+    plots.fid_by_step({0: 100.0, 10: 10.0 * scale}, folder / "fid.png", "title")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_figures_show_their_data(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    one, two = draw_all(tmp_path / "1", 1), draw_all(tmp_path / "2", 2)
+    assert len(one) == 7
+    assert all(one[name] != two[name] for name in one)
+
+
+def test_the_running_mean(tmp_path, monkeypatch):
+    """Of 100 lines in windows of 2: each line with the one before it, the first alone."""
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    raw = np.random.default_rng(0).normal(size=100)
+    log = [{"step": str(i), "loss": str(value)} for i, value in enumerate(raw)]
+    plots.curves(log, {"loss": ["loss"]}, tmp_path / "curves.png", "title")
+    _, mean = drawn[0].axes[0].lines
+    np.testing.assert_allclose(mean.get_ydata(), [raw[0], *(raw[:-1] + raw[1:]) / 2])

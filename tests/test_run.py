@@ -21,6 +21,7 @@ from common import run
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("vae", "dcgan")
+SNAPSHOTS = [0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 105]  # the first step on or after each tenth that ends a round
 
 
 def start(folder, *words, **environment):
@@ -48,9 +49,9 @@ def arrays(path):
 
 @pytest.fixture(scope="module", params=SCRIPTS)
 def trained(request, tmp_path_factory):
-    """A finished run of 40 steps, its script, and what the terminal said."""
+    """A finished run of 105 steps, its script, and what the terminal said."""
     folder = tmp_path_factory.mktemp(request.param)
-    code, out, err = call(folder, f"{request.param}/train.py", STEPS="40")
+    code, out, err = call(folder, f"{request.param}/train.py", STEPS="105")
     assert (code, err) == (0, "")  # not a word of the frameworks
     (run,) = (folder / "runs" / request.param).iterdir()
     return request.param, run, out
@@ -58,34 +59,34 @@ def trained(request, tmp_path_factory):
 
 def test_train_leaves_its_results(trained):
     script, run, out = trained
-    assert run.name.endswith("-steps40")
-    for text in ("NOT ALL OF MNIST", "40 steps", "seed 0", "CPU", "3,500 training", str(run), "test.py"):
+    assert run.name.endswith("-steps105")
+    for text in ("NOT ALL OF MNIST", "105 steps", "seed 0", "CPU", "3,500 training", str(run), "test.py"):
         assert text in out
     drawer = {"vae": "decoder", "dcgan": "generator"}[script]
     for name in (f"{drawer}.keras", "checkpoint.weights.h5", "samples.png", "training.gif", "curves.png"):
         assert (run / name).stat().st_size > 1000
-    assert [int(path.stem) for path in sorted((run / "snapshots").iterdir())] == list(range(0, 41, 4))
+    assert [int(path.stem) for path in sorted((run / "snapshots").iterdir())] == SNAPSHOTS
     assert list((run / "tensorboard").rglob("events*"))
     with open(run / "log.csv", newline="") as file:
         log = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in log] == list(range(1, 41))
+    assert [int(row["step"]) for row in log] == [*range(10, 101, 10), 105]
     if script == "vae":
-        assert [int(row["step"]) for row in log if row["dev_loss"]] == list(range(4, 41, 4))
+        assert [int(row["step"]) for row in log if row["dev_loss"]] == [*range(10, 101, 10), 105]
     assert not list(run.rglob("~*"))  # no drafts left
 
 
 def test_test_measures_and_draws(trained):
     script, run, _ = trained
-    code, out, err = call(run.parent.parent.parent, f"{script}/test.py", STEPS="40")
+    code, out, err = call(run.parent.parent.parent, f"{script}/test.py", STEPS="105")
     assert (code, err) == (0, "")
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["steps"] == 40 and metrics["steps_planned"] == 25_000 and metrics["seed"] == 0
+    assert metrics["steps"] == 105 and metrics["steps_planned"] == 25_000 and metrics["seed"] == 0
     assert metrics["dataset"] == "5,000 MNIST digits"
     assert metrics["images"] == {"training": 3500, "dev": 500, "test": 1000, "generated": 1000}
     assert metrics["metrics"]["FID (classifier)"] > 100 > 20 > metrics["real dev images"]["FID (classifier)"]
     assert metrics["metrics"]["FID (Inception)"] is None and metrics["extractors"]["Inception"] is None
-    assert list(metrics["FID by step"]) == [str(step) for step in range(0, 41, 4)]
-    assert "FID (classifier)" in out and "40 of 40 steps" in out
+    assert list(metrics["FID by step"]) == [str(step) for step in SNAPSHOTS]
+    assert "FID (classifier)" in out and "105 of 105 steps" in out
     figures = {"fid_by_step", "interpolation", "extrapolation", "curves"}
     if script == "vae":
         figures |= {"reconstructions", "dev_sheet", "tsne"}
@@ -110,16 +111,22 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     """SIGTERM, then SIGKILL, then to the end: the same weights, bit for bit, and the same log."""
     script, whole, _ = trained
     run = tmp_path / "runs" / script / whole.name
-    process = start(tmp_path, f"{script}/train.py", STEPS="40")
-    wait_for_line(process, "step 4 of")
+    process = start(tmp_path, f"{script}/train.py", STEPS="105")
+    wait_for_line(process, "step 10 of")
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM and "to go on: STEPS=40 python" in out
-    process = start(tmp_path, f"{script}/train.py", STEPS="40")
-    assert "going on from step" in wait_for_line(process, "step 12 of")
+    assert process.returncode == 128 + signal.SIGTERM and "to go on: STEPS=105 python" in out
+    # As if the kill had come between the log and the checkpoint, and while a file was being written.
+    with open(run / "log.csv", "a") as file:
+        file.write(f"100{',1' * (6 if script == 'vae' else 5)}\n110,1")
+    (run / "~generator.keras").write_bytes(b"half")
+    process = start(tmp_path, f"{script}/train.py", STEPS="105")
+    wait_for_line(process, "going on from step")
+    wait_for_line(process, "  step ")
     process.kill()
     process.communicate()
-    code, out, err = call(tmp_path, f"{script}/train.py", STEPS="40")
+    (run / "~generator.keras").unlink()
+    code, out, err = call(tmp_path, f"{script}/train.py", STEPS="105")
     assert (code, err) == (0, "") and "going on from step" in out
     ours, theirs = arrays(run / "checkpoint.weights.h5"), arrays(whole / "checkpoint.weights.h5")
     assert ours.keys() == theirs.keys()
@@ -146,7 +153,7 @@ def wait_for_line(process, text):
 def test_a_finished_run_is_not_trained_again(trained):
     script, run, _ = trained
     before = (run / "checkpoint.weights.h5").read_bytes()
-    code, out, err = call(run.parent.parent.parent, f"{script}/train.py", STEPS="40")
+    code, out, err = call(run.parent.parent.parent, f"{script}/train.py", STEPS="105")
     assert (code, err) == (0, "") and "trained already" in out
     assert (run / "checkpoint.weights.h5").read_bytes() == before
 
@@ -160,8 +167,8 @@ def is_one_line(code, err, *texts):
 def test_bad_input_gets_one_line(tmp_path):
     code, _, err = call(tmp_path, "dcgan/train.py", "nonsense")
     is_one_line(code, err, "nonsense", "mnist, mnist_bias")
-    code, _, err = call(tmp_path, "vae/test.py", STEPS="40")
-    is_one_line(code, err, "no trained network", "STEPS=40 python", "vae/train.py mnist_z100")
+    code, _, err = call(tmp_path, "vae/test.py", STEPS="105")
+    is_one_line(code, err, "no trained network", "STEPS=105 python", "vae/train.py mnist_z100")
     (tmp_path / "mnist.npz").write_bytes(b"PK\3\4 and then it ends")
     code, _, err = call(tmp_path, "vae/train.py", DATA_DIR=str(tmp_path))
     is_one_line(code, err, tmp_path / "mnist.npz", "get it again")
@@ -169,7 +176,7 @@ def test_bad_input_gets_one_line(tmp_path):
 
 def train_here(monkeypatch, folder, module, runs=None, **environment):
     """`run.train` in this process; its exit code."""
-    for variable, value in ({"RUNS_DIR": str(folder), "STEPS": "40"} | environment).items():
+    for variable, value in ({"RUNS_DIR": str(folder), "STEPS": "105"} | environment).items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr(sys, "argv", ["train.py"])
     try:
@@ -210,17 +217,32 @@ def test_another_keras_backend_does_no_harm(tmp_path):
     assert (code, err) == (0, "")
 
 
+def test_weights_that_are_no_numbers_are_not_saved(monkeypatch, tmp_path):
+    """The losses are finite still, the update after them is not."""
+    original = dcgan.train.DCGAN.train_step
+
+    def train_step(self, images):
+        logs = original(self, images)
+        self.generator.trainable_variables[0].assign_add(0 * self.generator.trainable_variables[0] / 0.0)
+        return logs
+
+    monkeypatch.setattr(dcgan.train.DCGAN, "train_step", train_step)
+    code = train_here(monkeypatch, tmp_path, dcgan.train, STEPS="1")
+    assert "is nan" in code and "at step 1" in code
+    assert not list(tmp_path.rglob("*.weights.h5"))
+
+
 def test_a_loss_that_is_no_number_ends_the_run(monkeypatch, tmp_path):
     """The last good checkpoint stays, and the step is named."""
     runs = {"huge": vae.train.RUNS["mnist_z3"] | {"learning_rate": 1e30}}
     code = train_here(monkeypatch, tmp_path, vae.train, runs)
-    assert re.match(r"error: not a finite number at step \d+: loss .*kept in", code)
+    assert re.match(r"error: .*is (nan|inf).* at step \d+; there is no checkpoint yet", code)
 
 
 ALONE = """
 import sys
-import numpy as np, tensorflow as tf
 import train
+import numpy as np, tensorflow as tf
 images = np.random.default_rng(0).integers(0, 256, [64, 32, 32, 1], np.uint8)
 dataset = tf.data.Dataset.from_tensor_slices(images).batch(16, drop_remainder=True)
 name, row = next(iter(train.RUNS.items()))

@@ -35,7 +35,7 @@ def report(run, networks, images):
         reconstruction, kl = terms(decoder, part.images, *codes[name], run.seed)
         own |= {f"{name} ELBO (nats)": -reconstruction - kl, f"{name} reconstruction (nats)": reconstruction}
         own |= {f"{name} KL (nats)": kl}
-    # Burda et al. 2016, section 2: the units whose mean varies over the data by more than 0.01.
+    # Burda et al. 2016, section 5.2: the units whose mean varies over the data by more than 0.01.
     return own | {"active units": int((codes["test"][0].var(0) > 0.01).sum())}
 
 

@@ -1,0 +1,63 @@
+import csv
+import json
+
+import keras
+import numpy as np
+
+import vae.train
+from common import results
+
+METRICS = {
+    "FID (classifier)": 12.3456, "KID (classifier)": 1.5, "KID standard error": 0.25, "precision": 0.5, "recall": 0.25,
+    "FID (Inception)": None, "sharpness": 0.125, "nearest training image": 30.0,
+}  # fmt: skip
+
+
+def make_run(folder):
+    """A folder as train.py and test.py leave it, of a decoder that is not trained."""
+    (folder / "samples").mkdir(parents=True)
+    model = vae.train.build((32, 32, 1), latent_dim=10, learning_rate=1e-3)
+    model.networks()["decoder"].save(folder / "decoder.keras")
+    metrics = {
+        "model": "vae", "run": "mnist_z10", "dataset": "MNIST", "steps": 25_000, "steps_planned": 25_000, "seed": 0,
+        "seconds": 600.0, "metrics": METRICS, "real dev images": METRICS | {"FID (classifier)": 2.0},
+        "own": {"dev ELBO (nats)": -101.234}, "reported": {"A": {"FID": 46.601}, "E": {"FID": 95.49}},
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    for name in ("samples.png", "training.gif", "~draft.png", "encoder.keras"):
+        (folder / name).write_bytes(b"picture")
+    with open(folder / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["step", "loss", "dev_loss"])
+        writer.writeheader()
+        writer.writerows({"step": i, "loss": 1, "dev_loss": 2 if i == 777 else ""} for i in range(1, 2501))
+
+
+def test_keep_and_table(tmp_path, monkeypatch):
+    make_run(tmp_path / "run")
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    target = tmp_path / "results" / "vae" / "mnist_z10"
+    results.keep(tmp_path / "run", target)
+    kept = {path.name for path in target.iterdir()}
+    assert kept == {"metrics.json", "samples.png", "training.gif", "log.csv", "decoder.keras"}
+    with open(target / "log.csv", newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == sorted({*range(5, 2501, 5), 777})
+
+    before, after = tmp_path / "run" / "decoder.keras", target / "decoder.keras"
+    assert after.stat().st_size < 0.65 * before.stat().st_size
+    images = [vae.train.generate(keras.saving.load_model(path), 16, 0).astype(int) for path in (before, after)]
+    assert np.abs(images[0] - images[1]).max() <= 1
+
+    head, line, run, floor = results.table().splitlines()
+    cells = [cell.strip() for cell in run.strip("|").split("|")]
+    assert cells[:2] == ["`vae` `mnist_z10`", "MNIST"]
+    assert cells[2:] == [
+        "12.35", "1.50 ± 0.25", "0.500", "0.250", "0.125", "unmeasured", "-101.23", "10", "A: 46.601, E: 95.49",
+    ]  # fmt: skip
+    assert "2.00" in floor and "real" in floor
+    assert head.count("|") == line.count("|") == run.count("|") == floor.count("|")
+
+
+def test_the_table_of_no_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    assert len(results.table().splitlines()) == 2
