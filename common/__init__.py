@@ -1,0 +1,34 @@
+"""What the scripts share. Imported before TensorFlow, it keeps the frameworks' start-up messages from the terminal."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Keeps what C++ code writes to stderr from the terminal, and shows it if an exception passes."""
+    # TensorFlow's first messages heed no TF_CPP_MIN_LOG_LEVEL (tensorflow issue 100442).
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            file.seek(0)
+            os.write(terminal, file.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with silenced():
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()

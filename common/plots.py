@@ -77,20 +77,22 @@ def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str
         axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-9)
         axis.set(xlabel="training step", ylabel=label)
         axis.legend()
-    figure.suptitle(f"{title}: training curves (pale: raw, bold: mean over {window} lines of the log)")
+    means = f" (pale: each line of the log, bold: mean over {window})" if window > 1 else ""
+    figure.suptitle(f"{title}: training curves{means}")
     _save(figure, path)
 
 
-def pictures(panels: dict[str, np.ndarray], path: Path, columns: int | None = None) -> None:
-    """Sheets of images side by side, each under its title."""
-    sheets = {title: sheet(images, columns) for title, images in panels.items()}
+def pictures(panels: dict[str, np.ndarray], path: Path, title: str) -> None:
+    """Sheets of images side by side, each under its name."""
+    sheets = {name: sheet(images) for name, images in panels.items()}
     height, width = next(iter(sheets.values())).shape[:2]
     size = 4.5 * len(sheets) * max(1, width / height), 0.5 + 4.5 * max(1, height / width)
     figure, axes = plt.subplots(1, len(sheets), figsize=size, squeeze=False, layout="constrained")
-    for axis, (title, image) in zip(axes[0], sheets.items()):
+    for axis, (name, image) in zip(axes[0], sheets.items()):
         axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        axis.set_title(title)
+        axis.set_title(name)
         axis.axis("off")
+    figure.suptitle(title)
     _save(figure, path)
 
 
@@ -120,7 +122,7 @@ def latent_grid(corners: np.ndarray, ticks: np.ndarray) -> np.ndarray:
     return low + y * (high - low)
 
 
-def latent_grids(to_images: Callable, corners: np.ndarray, folder: Path) -> None:
+def latent_grids(to_images: Callable, corners: np.ndarray, folder: Path, title: str) -> None:
     """interpolation.png and extrapolation.png: the images of both grids between four codes (4, d)."""
     for name, ticks in (("interpolation", np.linspace(0, 1, 10)), ("extrapolation", np.linspace(-1, 2, 13))):
         codes = latent_grid(corners, ticks).astype(np.float32)
@@ -128,16 +130,16 @@ def latent_grids(to_images: Callable, corners: np.ndarray, folder: Path) -> None
         cell = image.shape[0] / len(ticks)
         figure, axis = plt.subplots(figsize=(6.2, 6.4), layout="constrained")
         axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        labels = [f"{tick:.3g}" for tick in ticks]
+        labels = [f"{tick:.2f}" for tick in ticks]
         axis.set_xticks((np.arange(len(ticks)) + 0.5) * cell, labels)
         axis.set_yticks((np.arange(len(ticks)) + 0.5) * cell, labels)
-        axis.set(title=f"Latent {name} between four random codes", xlabel="x / K", ylabel="y / K")
+        axis.set(title=f"{title}: {name}, the corners are four random codes", xlabel="x / K", ylabel="y / K")
         axis.grid(False)
         if name == "extrapolation":
             inside = [i for i, tick in enumerate(ticks) if -1e-9 <= tick <= 1 + 1e-9]
             start, size = inside[0] * cell, len(inside) * cell
             axis.add_patch(plt.Rectangle((start - 0.5, start - 0.5), size, size, fill=False, color=COLOURS[1], lw=2))
-            axis.set_xlabel("x / K (inside the frame: interpolation)")
+            axis.set(title=f"{title}: extrapolation, the frame's corners are four random codes")
         _save(figure, folder / f"{name}.png")
 
 
@@ -156,7 +158,7 @@ def fid_by_step(values: dict[int, float], path: Path, title: str) -> None:
     """FID against training steps, on a logarithmic axis."""
     figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")
     axis.semilogy(list(values), list(values.values()), "o-", color=COLOURS[0])
-    axis.set(title=title, xlabel="training step", ylabel="FID (classifier features)")
+    axis.set(title=title, xlabel="training step", ylabel="FID (classifier features), log scale")
     axis.grid(True, which="both")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")

@@ -11,13 +11,10 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from common import run  # first, since it silences TensorFlow's start-up
-
-# isort: split
 import keras
 import numpy as np
 
-from common import data
+from common import data, run
 
 RESULTS = data.ROOT / "results"
 START, END = "<!-- table: python -m common.results -->", "<!-- end of table -->"

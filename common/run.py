@@ -1,7 +1,6 @@
 """What every train.py and test.py does around its model: rows and folders, resuming, logging, saving.
 
 On a CPU a run is a function of its row and its seed: stopped at any moment and resumed, it ends in the same weights.
-Import this before TensorFlow: it keeps the frameworks' start-up messages from the terminal.
 """
 
 import contextlib
@@ -13,9 +12,9 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import signal
 import sys
-import tempfile
 import time
 import warnings
 import zipfile
@@ -23,39 +22,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
 
-@contextlib.contextmanager
-def silenced():
-    """Keeps what C++ code writes to stderr from the terminal, and shows it if an exception passes."""
-    # TensorFlow's first messages heed no TF_CPP_MIN_LOG_LEVEL (tensorflow issue 100442).
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            file.seek(0)
-            os.write(terminal, file.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+from common import data, fid, plots, silenced
+from common.data import whole
 
-
-os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with silenced():
-    import h5py
-    import keras
-    import numpy as np
-    import tensorflow as tf
-    from tqdm import tqdm
-
-    from common import data, fid, plots
-    from common.data import whole
-
-    DEVICES = tf.config.list_physical_devices("GPU")
+DEVICES = tf.config.list_physical_devices("GPU")
 
 # As the scripts want it, whatever the user's keras.json says.
 keras.config.set_image_data_format("channels_last")
@@ -171,8 +147,9 @@ class Recorder(keras.callbacks.Callback):
         boards = ["train", "dev"] if self.has_dev else ["train"]
         self.boards = {name: tf.summary.create_file_writer(str(folder / "tensorboard" / name)) for name in boards}
         self.bar = tqdm(
-            total=self.run.steps, initial=self.step, unit="step", dynamic_ncols=True, disable=not sys.stdout.isatty(),
-            file=sys.stdout, mininterval=0.5,
+            total=self.run.steps, initial=self.step, unit="step", file=sys.stdout, disable=not sys.stdout.isatty(),
+            mininterval=0.5, ncols=shutil.get_terminal_size().columns,
+            bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
         )  # fmt: skip
         self.saved = time.monotonic()
         self.started = time.monotonic() - self.state.seconds
@@ -183,6 +160,7 @@ class Recorder(keras.callbacks.Callback):
     def stop(self, number, frame):
         """The first Ctrl-C or SIGTERM ends the run after this step, the second at once."""
         self.stopped_by = number
+        print("\nstopping after this step; once more to stop at once", flush=True)
         signal.signal(number, self.handlers[number])
 
     def on_train_batch_end(self, batch, logs=None):
@@ -453,10 +431,13 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
         }
         with whole(run.folder / "metrics.json") as draft:
             draft.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-        print(f"  {'':28}{'generated':>12}{'real':>12}")
+        print(f"  {'':38}{'generated':>12}{'real':>12}")
         for name, value in (generated | own).items():
             cells = ["" if number is None else f"{number:.5g}" for number in (value, floor.get(name))]
-            print(f"  {name:28}{cells[0]:>12}{cells[1]:>12}")
+            print(f"  {name:38}{cells[0]:>12}{cells[1]:>12}")
         for report_name, figures in run.row["reported"].items():
-            print(f"  report {report_name}: {', '.join(f'{k} {v}' for k, v in figures.items())} (extractor not stated)")
+            figures = ", ".join(f"{key} {value}" for key, value in figures.items())
+            print(f"  report {report_name} wrote {figures}, by an extractor it does not state: not to be compared")
+        if state.step < run.steps:
+            print(f"  UNFINISHED: these are the numbers of step {state.step:,} of {run.steps:,}")
         print(f"done: metrics.json and the figures are in {run.folder}")

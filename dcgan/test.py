@@ -1,6 +1,6 @@
 """Measures a DCGAN that train.py left, and draws its figures."""
 
-from common import plots, run  # first, since it silences TensorFlow's start-up
+from common import plots, run  # before TensorFlow, whose start-up messages it keeps from the terminal
 
 # isort: split
 import tensorflow as tf
@@ -12,7 +12,7 @@ def report(run, networks, images):
     """The latent grids."""
     generator = networks["generator"]
     corners = tf.random.stateless_normal([4, generator.input_shape[-1]], [run.seed, -3]).numpy()
-    plots.latent_grids(lambda noise: to_uint8(generator, noise), corners, run.folder)
+    plots.latent_grids(lambda noise: to_uint8(generator, noise), corners, run.folder, run.title)
     return {}
 
 

@@ -64,7 +64,7 @@ def test_a_step_is_algorithm_1():
 def test_the_optimisers_are_the_rows():
     model = build(learning_rate=2e-4)
     for optimizer in (model.d_optimizer, model.g_optimizer):
-        assert optimizer.name == "adam" and float(optimizer.beta_1) == 0.5
+        assert isinstance(optimizer, keras.optimizers.Adam) and float(optimizer.beta_1) == 0.5
         assert float(optimizer.learning_rate) == pytest.approx(2e-4)
 
 

@@ -109,7 +109,7 @@ def test_measure_tells_real_from_noise(digits):
     assert good["FID (classifier)"] * 20 < bad["FID (classifier)"]
     assert good["KID (classifier)"] * 20 < bad["KID (classifier)"]
     assert good["precision"] > 0.7 > 0.1 > bad["precision"] and good["recall"] > 0.7 > 0.1 > bad["recall"]
-    assert good["nearest training image"] == 0 < bad["nearest training image"]
+    assert good["nearest training image (grey levels)"] == 0 < bad["nearest training image (grey levels)"]
     assert good["FID (Inception)"] is None  # no network in the tests
 
 

@@ -53,11 +53,11 @@ def draw_all(folder, scale):
     log = [{"step": str(i), "loss": str(i**-scale), "dev_loss": str(2 / i) if i == 3 else ""} for i in range(1, 6)]
     plots.curves(log, {"loss (nats)": ["loss"]}, folder / "curves.png", "title")
     images = np.full([4, 8, 8, 1], 50 * scale, np.uint8)
-    plots.pictures({"a": images, "b": images}, folder / "pictures.png")
+    plots.pictures({"a": images, "b": images}, folder / "pictures.png", "title")
     plots.pairs({"a": images, "b": images}, folder / "pairs.png", "title")
     codes = np.random.default_rng(scale).normal(size=[40, 5]).astype(np.float32)
     plots.tsne(codes, np.arange(40) % 10, list("0123456789"), folder / "tsne.png", "title")
-    plots.latent_grids(lambda z: np.full([len(z), 8, 8, 3], 50 * scale, np.uint8), codes[:4], folder)
+    plots.latent_grids(lambda z: np.full([len(z), 8, 8, 3], 50 * scale, np.uint8), codes[:4], folder, "title")
     plots.fid_by_step({0: 100.0, 10: 10.0 * scale}, folder / "fid.png", "title")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 

@@ -9,7 +9,7 @@ from common import results
 
 METRICS = {
     "FID (classifier)": 12.3456, "KID (classifier)": 1.5, "KID standard error": 0.25, "precision": 0.5, "recall": 0.25,
-    "FID (Inception)": None, "sharpness": 0.125, "nearest training image": 30.0,
+    "FID (Inception)": None, "sharpness": 0.125, "nearest training image (grey levels)": 30.0,
 }  # fmt: skip
 
 

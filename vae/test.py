@@ -1,6 +1,6 @@
 """Measures a VAE that train.py left, and draws its figures."""
 
-from common import plots, run  # first, since it silences TensorFlow's start-up
+from common import plots, run  # before TensorFlow, whose start-up messages it keeps from the terminal
 
 # isort: split
 import numpy as np
@@ -22,9 +22,9 @@ def report(run, networks, images):
         "reconstructions": to_uint8(decoder, codes["dev"][0][:64]),
         "samples": generate(decoder, 64, run.seed),
     }
-    plots.pictures(panels, run.folder / "dev_sheet.png")
+    plots.pictures(panels, run.folder / "dev_sheet.png", run.title)
     corners = tf.random.stateless_normal([4, decoder.input_shape[-1]], [run.seed, -3]).numpy()
-    plots.latent_grids(lambda codes: to_uint8(decoder, codes), corners, run.folder)
+    plots.latent_grids(lambda codes: to_uint8(decoder, codes), corners, run.folder, run.title)
     count = min(2_500, len(images.test.images))
     means, labels = codes["test"][0][:count], images.test.labels[:count]
     title = f"{run.title}: t-SNE of {count:,} test codes (means)"

@@ -11,7 +11,7 @@ import os
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 if __name__ == "__main__":
-    from common import run  # first, since it silences TensorFlow's start-up
+    from common import run  # before TensorFlow, whose start-up messages it keeps from the terminal
 
 import keras
 import tensorflow as tf
