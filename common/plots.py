@@ -86,7 +86,7 @@ def pictures(panels: dict[str, np.ndarray], path: Path, title: str) -> None:
     """Sheets of images side by side, each under its name."""
     sheets = {name: sheet(images) for name, images in panels.items()}
     height, width = next(iter(sheets.values())).shape[:2]
-    size = 4.5 * len(sheets) * max(1, width / height), 0.5 + 4.5 * max(1, height / width)
+    size = 3.6 * len(sheets) * max(1, width / height), 0.5 + 3.6 * max(1, height / width)
     figure, axes = plt.subplots(1, len(sheets), figsize=size, squeeze=False, layout="constrained")
     for axis, (name, image) in zip(axes[0], sheets.items()):
         axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
@@ -133,13 +133,13 @@ def latent_grids(to_images: Callable, corners: np.ndarray, folder: Path, title: 
         labels = [f"{tick:.2f}" for tick in ticks]
         axis.set_xticks((np.arange(len(ticks)) + 0.5) * cell, labels)
         axis.set_yticks((np.arange(len(ticks)) + 0.5) * cell, labels)
-        axis.set(title=f"{title}: {name}, the corners are four random codes", xlabel="x / K", ylabel="y / K")
+        axis.set(title=f"{title}: interpolation between four random codes", xlabel="x / K", ylabel="y / K")
         axis.grid(False)
         if name == "extrapolation":
             inside = [i for i, tick in enumerate(ticks) if -1e-9 <= tick <= 1 + 1e-9]
             start, size = inside[0] * cell, len(inside) * cell
             axis.add_patch(plt.Rectangle((start - 0.5, start - 0.5), size, size, fill=False, color=COLOURS[1], lw=2))
-            axis.set(title=f"{title}: extrapolation, the frame's corners are four random codes")
+            axis.set(title=f"{title}: extrapolation (framed: interpolation)")
         _save(figure, folder / f"{name}.png")
 
 
