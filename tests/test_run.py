@@ -115,7 +115,7 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     wait_for_line(process, "step 10 of")
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM and "to go on: STEPS=105 python" in out
+    assert process.returncode == 128 + signal.SIGTERM and "to go on: " in out and "STEPS=105 python" in out
     # As if the kill had come between the log and the checkpoint, and while a file was being written.
     with open(run / "log.csv", "a") as file:
         file.write(f"100{',1' * (6 if script == 'vae' else 5)}\n110,1")
@@ -125,7 +125,7 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     wait_for_line(process, "  step ")
     process.kill()
     process.communicate()
-    (run / "~generator.keras").unlink()
+    (run / "~generator.keras").unlink(missing_ok=True)  # a VAE has no generator
     code, out, err = call(tmp_path, f"{script}/train.py", STEPS="105")
     assert (code, err) == (0, "") and "going on from step" in out
     ours, theirs = arrays(run / "checkpoint.weights.h5"), arrays(whole / "checkpoint.weights.h5")
