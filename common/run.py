@@ -146,9 +146,10 @@ class Recorder(keras.callbacks.Callback):
         self.log = csv.DictWriter(self.file, fields)
         boards = ["train", "dev"] if self.has_dev else ["train"]
         self.boards = {name: tf.summary.create_file_writer(str(folder / "tensorboard" / name)) for name in boards}
+        columns, lines = shutil.get_terminal_size()  # unlike tqdm's own look, never 0
         self.bar = tqdm(
             total=self.run.steps, initial=self.step, unit="step", file=sys.stdout, disable=not sys.stdout.isatty(),
-            mininterval=0.5, ncols=shutil.get_terminal_size().columns,
+            mininterval=0.5, ncols=columns, nrows=lines,
             bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
         )  # fmt: skip
         self.saved = time.monotonic()
