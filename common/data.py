@@ -1,17 +1,24 @@
 """The image datasets: where they are found, how they are split, how batches are drawn."""
 
 import contextlib
+import hashlib
+import io
 import os
 import socket
+import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,24 +37,32 @@ def whole(path: Path) -> Iterator[Path]:
 
 class Split(NamedTuple):
     images: np.ndarray  # uint8 (n, H, W, C)
-    labels: np.ndarray  # uint8 (n,)
+    labels: np.ndarray  # uint8: each image's class (n,), or its attributes, 0 or 1 (n, attributes)
+
+    def targets(self, labels: str, names: list[str]) -> np.ndarray:
+        """The labels (n,) that a row asks for: "class", or one of the attributes `names`."""
+        return self.labels if labels == "class" else self.labels[:, names.index(labels)]
 
 
 class Dataset(NamedTuple):
     source: str  # what the images are, said beside every number made from them
     origin: str  # where they were found
+    names: list[str]  # of the classes, or of the attributes
     train: Split
     dev: Split  # looked at while training
     test: Split  # for test.py alone
 
+    def splits(self) -> dict[str, Split]:
+        return {"training": self.train, "dev": self.dev, "test": self.test}
+
 
 def load(name: str) -> Dataset:
-    """The dataset `name`: of DATA_DIR, else downloaded, else what a package ships.
+    """The dataset `name`, "mnist" or "celeba": of DATA_DIR, else downloaded, else what a package ships.
 
     Raises:
         UserError: it cannot be found, or its file is damaged.
     """
-    return {"mnist": _mnist}[name]()
+    return {"mnist": _mnist, "celeba": _celeba}[name]()
 
 
 def _mnist() -> Dataset:
@@ -70,7 +85,112 @@ def _mnist() -> Dataset:
     images, labels, test_images, test_labels = arrays
     splits = (images[:-dev], labels[:-dev]), (images[-dev:], labels[-dev:]), (test_images, test_labels)
     pad = ((0, 0), (2, 2), (2, 2))
-    return Dataset(source, origin, *(Split(np.pad(x, pad)[..., None], y.astype(np.uint8)) for x, y in splits))
+    digits = [str(digit) for digit in range(10)]
+    return Dataset(source, origin, digits, *(Split(np.pad(x, pad)[..., None], y.astype(np.uint8)) for x, y in splits))
+
+
+def _celeba() -> Dataset:
+    """CelebA's faces at 64x64 and their 40 attributes, of the official folder, or zip, and list.
+
+    The first 44,621 by name: 40,000 training, 2,621 test and 2,000 dev images; of fewer faces, fewer training images.
+    """
+    parent = folder() / "celeba"
+    names, read, stamp = _jpegs(parent)
+    attributes, rows = _attributes(parent / "list_attr_celeba.txt", names)
+    names = names[:44_621]
+    if len(names) < 6_000:
+        raise UserError(f"{parent} holds {len(names):,} faces, fewer than 6,000: complete img_align_celeba")
+    values = [rows[name].split() for name in names]
+    if wrong := [name for name, row in zip(names, values) if len(row) != 40 or not {*row} <= {"1", "-1"}]:
+        raise UserError(f"{parent / 'list_attr_celeba.txt'} has no 40 values 1 or -1 for {wrong[0]}: get it again")
+    labels = (np.array(values) == "1").astype(np.uint8)
+
+    def decode(name):
+        try:
+            with Image.open(io.BytesIO(read(name))) as face:
+                if face.size != (178, 218):
+                    raise ValueError(f"{face.width}x{face.height} pixels, not 178x218")
+                # The central 148x148; Pillow's filters widen with the scale, so that nothing is aliased.
+                square = face.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR, box=(15, 35, 163, 183))
+                return np.asarray(square)
+        except Exception as error:  # Pillow, zipfile and zlib each have their own for a damaged file
+            raise UserError(f"{parent / 'img_align_celeba' / name} is damaged ({error}): get it again") from error
+
+    images = _cached(parent, "celeba64.npz", names, stamp, decode)
+    source = "CelebA" if len(names) == 44_621 else f"{len(names):,} CelebA faces"
+    parts = slice(-4_621), slice(-2_000, None), slice(-4_621, -2_000)
+    return Dataset(source, str(parent), attributes, *(Split(images[part], labels[part]) for part in parts))
+
+
+def _jpegs(parent: Path) -> tuple[list[str], Callable[[str], bytes], Callable[[str], object]]:
+    """The JPEGs of CelebA's folder or zip: the sorted names, each one's bytes, and what changes when it does."""
+    path, archive = parent / "img_align_celeba", parent / "img_align_celeba.zip"
+    if path.is_dir():
+        names = sorted(entry.name for entry in os.scandir(path) if entry.name.endswith(".jpg"))
+
+        def stamp(name):
+            stat = (path / name).stat()
+            return stat.st_size, stat.st_mtime_ns
+
+        return names, lambda name: (path / name).read_bytes(), stamp
+    if archive.is_file():
+        try:
+            file = zipfile.ZipFile(archive)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(f"{archive} is damaged ({error}): get it again") from error
+        members = {Path(info.filename).name: info for info in file.infolist() if info.filename.endswith(".jpg")}
+        return sorted(members), lambda name: file.read(members[name]), lambda name: members[name].CRC
+    raise UserError(
+        f"no {path} and no {archive.name} beside it: get CelebA's aligned faces and list_attr_celeba.txt at "
+        "mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or set DATA_DIR to the folder that holds celeba/"
+    )
+
+
+def _attributes(path: Path, names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The 40 names of CelebA's attributes, and by image name the line of its values; it must list the images `names`."""
+    if not path.is_file():
+        raise UserError(f"no {path}: get it where the faces are from, mmlab.ie.cuhk.edu.hk/projects/CelebA.html")
+    try:
+        count, head, *lines = path.read_text().splitlines()
+        rows = dict(line.split(maxsplit=1) for line in lines if line.strip())
+        if int(count) != len(rows) or len(head.split()) != 40:
+            raise ValueError(f"{len(rows):,} images of {int(count):,}, {len(head.split())} attributes of 40")
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): get it again") from error
+    for these, those, where in ((names, rows, path.name), (rows, set(names), "img_align_celeba")):
+        if missing := [name for name in these if name not in those]:
+            raise UserError(f"{len(missing):,} faces are not in {path.parent / where}, {missing[0]} for one: complete it")
+    return head.split(), rows
+
+
+def _cached(parent: Path, file: str, names: list[str], stamp: Callable, decode: Callable) -> np.ndarray:
+    """`decode(name)` of all `names`, uint8 (n, H, W, C), from the cache `file`, which is made where it is not there.
+
+    It lies in `parent` if that can be written, else in the user's cache folder, and is made anew when the source
+    has changed. Each of two processes at once writes a file of its own, and the second replaces the first's.
+    """
+    fingerprint = hashlib.sha256(repr([(name, stamp(name)) for name in names]).encode()).hexdigest()
+    if not (os.access(parent, os.W_OK) and parent.stat().st_mode & 0o222):  # root may, but was told not to
+        parent = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "image-generators"
+    path = parent / file
+    # A damaged cache is as good as none.
+    with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as cache:
+        if str(cache["fingerprint"]) == fingerprint:
+            return cache["images"]
+    print(f"  decoding {len(names):,} images, once", flush=True)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow releases the interpreter's lock
+        decoded = threads.map(decode, names)
+        images = np.stack(list(tqdm(decoded, total=len(names), unit="image", disable=not sys.stdout.isatty())))
+    draft = path.with_name(f"~{os.getpid()}{file}")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        np.savez(draft, images=images, fingerprint=fingerprint)
+        draft.replace(path)
+    except OSError as error:
+        print(f"*** The images are not cached: cannot write {path} ({error.strerror})")
+    finally:
+        draft.unlink(missing_ok=True)
+    return images
 
 
 def folder() -> Path:
@@ -138,14 +258,18 @@ def reachable(url: str, seconds: float = 15) -> bool:
     return bool(answers)
 
 
-def batches(images: np.ndarray, batch_size: int, seed: int, start: int, stop: int) -> tf.data.Dataset:
+def batches(
+    images: np.ndarray, batch_size: int, seed: int, start: int, stop: int, labels: np.ndarray | None = None
+) -> tf.data.Dataset:
     """The batches of steps `start` to `stop`, uint8 (batch_size, H, W, C): a function of (seed, step).
 
-    Each pass over the images is a new permutation, its last incomplete batch dropped.
+    With `labels` (n,), pairs of the images and their labels (batch_size,). Each pass over the images is a new
+    permutation, its last incomplete batch dropped.
     """
     per_pass = len(images) // batch_size
     with tf.device("CPU"):
         images = tf.constant(images)
+        labels = None if labels is None else tf.constant(labels)
 
     def permutation(number):
         order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), [seed, number])
@@ -156,5 +280,10 @@ def batches(images: np.ndarray, batch_size: int, seed: int, start: int, stop: in
     # With the autotuner on, `fit` can wait for it to wake, long after its last step.
     options = tf.data.Options()
     options.autotune.enabled = False
-    steps = steps.map(lambda indices: tf.gather(images, indices)).prefetch(2).with_options(options)
+
+    def gather(indices):
+        batch = tf.gather(images, indices)
+        return batch if labels is None else (batch, tf.gather(labels, indices))
+
+    steps = steps.map(gather).prefetch(2).with_options(options)
     return steps.apply(tf.data.experimental.assert_cardinality(stop - start))

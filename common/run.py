@@ -41,6 +41,7 @@ tf.get_logger().setLevel("ERROR")
 warnings.filterwarnings("ignore", "`shuffle=True` was passed")
 
 CHECKPOINT = "checkpoint.weights.h5"
+OURS = ("dataset", "labels", "batch_size", "steps", "reported")  # the keys of a row that are read here
 
 
 class Run(NamedTuple):
@@ -302,7 +303,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
                 f"{run.folder} was trained with another {', '.join(changed)}: delete it to start anew, or set RUNS_DIR"
             )
         describe(run, images)
-        hyper = {k: v for k, v in run.row.items() if k not in ("dataset", "batch_size", "steps", "reported")}
+        hyper = {k: v for k, v in run.row.items() if k not in OURS}
         with silenced():
             model = build(images.train.images.shape[1:], seed=run.seed, **hyper)
             if state.step:
@@ -330,7 +331,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
 
 def describe(run: Run, images: data.Dataset) -> None:
     """Says what runs, on which data and device, and where it goes."""
-    counts = ", ".join(f"{len(part.images):,} {name}" for name, part in zip(("training", "dev", "test"), images[2:]))
+    counts = ", ".join(f"{len(part.images):,} {name}" for name, part in images.splits().items())
     shape = "x".join(map(str, images.train.images.shape[1:]))
     device = ", ".join(tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in DEVICES)
     print(f"{run.title}: {run.steps:,} steps of batch {run.row['batch_size']}, seed {run.seed}")
@@ -348,7 +349,8 @@ def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, genera
     model.jit_compile = True
     # Ten steps an execution save Python's part of a small step.
     model.steps_per_execution = 10 if recorder.round % 10 == 0 else 1
-    batches = data.batches(images.train.images, run.row["batch_size"], run.seed, state.step, run.steps)
+    labels = images.train.targets(run.row["labels"], images.names) if "labels" in run.row else None
+    batches = data.batches(images.train.images, run.row["batch_size"], run.seed, state.step, run.steps, labels)
     try:
         model.fit(batches, callbacks=[recorder], verbose=0)
     except (FloatingPointError, OSError) as error:  # a loss that is no number, a full disk
@@ -412,7 +414,7 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
             "model": run.script.name,
             "run": run.name,
             "dataset": images.source,
-            "images": {name: len(part.images) for name, part in zip(("training", "dev", "test"), images[2:])}
+            "images": {name: len(part.images) for name, part in images.splits().items()}
             | {"generated": count},
             "steps": state.step,
             "steps_planned": run.row["steps"],
