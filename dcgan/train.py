@@ -17,21 +17,32 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-# One row per experiment, the first is the default. `reported`: the figures of the reports.
+# One row per experiment, the first is the default. A step is one update of D. `g_slope`, `d_slope`: of G's and D's
+# LeakyReLU. `reported`: the figures of the reports. Of celeba_z128 B names no batch size, of celeba_z100 C no widths
+# and no slope in G: ours.
 RUNS = {
     "mnist": dict(
-        dataset="mnist", batch_size=64, steps=25_000, latent_dim=100, width=16, bias=False, learning_rate=2e-4,
-        reported={"A": {"FID": 57.070}, "E": {"FID": 74.63}},
+        dataset="mnist", batch_size=64, steps=25_000, latent_dim=100, width=16, bias=False, g_slope=0.0, d_slope=0.2,
+        last_stride=2, g_updates=1, learning_rate=2e-4, reported={"A": {"FID": 57.070}, "E": {"FID": 74.63}},
     ),
     "mnist_bias": dict(
-        dataset="mnist", batch_size=64, steps=25_000, latent_dim=100, width=16, bias=True, learning_rate=2e-4,
-        reported={"A": {"FID": "above 80"}},
+        dataset="mnist", batch_size=64, steps=25_000, latent_dim=100, width=16, bias=True, g_slope=0.0, d_slope=0.2,
+        last_stride=2, g_updates=1, learning_rate=2e-4, reported={"A": {"FID": "above 80"}},
+    ),
+    "celeba_z100": dict(  # 300 epochs of 40,000 images
+        dataset="celeba", batch_size=64, steps=187_500, latent_dim=100, width=32, bias=False, g_slope=0.1, d_slope=0.1,
+        last_stride=2, g_updates=2, learning_rate=2e-4, reported={"C": {}},
+    ),
+    "celeba_z128": dict(
+        dataset="celeba", batch_size=64, steps=55_000, latent_dim=128, width=64, bias=False, g_slope=0.2, d_slope=0.2,
+        last_stride=4, g_updates=1, learning_rate=5e-4, reported={"B": {}},
     ),
 }  # fmt: skip
 
 # The figure of the training curves: a panel per unit, the columns of log.csv in it.
 CURVES = {
     "loss (nats)": ["d_loss", "g_loss"],
+    "D's loss (nats)": ["d_loss_real", "d_loss_fake"],
     "D's output (probability of real)": ["d_real", "d_fake_before", "d_fake_after"],
 }
 
@@ -42,31 +53,38 @@ def batch_norm():
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=normal(1.0, 0.02))
 
 
-def build_generator(image_shape, latent_dim, width, bias):
-    """Noise (batch, latent_dim) of N(0, 1) to images (batch, *image_shape) in [-1, 1]."""
+def build_generator(image_shape, latent_dim, width, bias, slope):
+    """Noise (batch, latent_dim) of N(0, 1) to images (batch, *image_shape) in [-1, 1].
+
+    The first transposed convolution, of a 1x1 map, is C's dense layer to 4x4.
+    """
 
     def up(channels, padding="same"):
         return layers.Conv2DTranspose(channels, 4, 2, padding, use_bias=bias, kernel_initializer=normal(stddev=0.02))
 
+    ups = (image_shape[0] // 4).bit_length() - 1  # from 4x4
     network = [keras.Input([latent_dim], name="noise"), layers.Reshape([1, 1, latent_dim])]
-    network += [up(4 * width, "valid"), batch_norm(), layers.ReLU()]  # 4x4
-    network += [up(2 * width), batch_norm(), layers.ReLU()]  # 8x8
-    network += [up(width), batch_norm(), layers.ReLU()]  # 16x16
-    network += [up(image_shape[-1]), layers.Activation("tanh")]  # 32x32
+    for i in reversed(range(ups)):
+        network += [up(width * 2**i, "valid" if i == ups - 1 else "same"), batch_norm(), layers.LeakyReLU(slope)]
+    network += [up(image_shape[-1]), layers.Activation("tanh")]
     return keras.Sequential(network, name="generator")
 
 
-def build_discriminator(image_shape, width):
-    """Images (batch, *image_shape) in [-1, 1] to the logit (batch, 1) of being real."""
+def build_discriminator(image_shape, width, slope, last_stride):
+    """Images (batch, *image_shape) in [-1, 1] to the logit (batch, 1) of being real.
 
-    def down(channels, strides=2, padding="same"):
-        return layers.Conv2D(channels, 4, strides, padding, use_bias=False, kernel_initializer=normal(stddev=0.02))
+    The last convolution, to a 1x1 map, is C's dense layer.
+    """
 
-    network = [keras.Input(image_shape, name="images")]
-    network += [down(width), layers.LeakyReLU(0.2)]  # 16x16
-    network += [down(2 * width), batch_norm(), layers.LeakyReLU(0.2)]  # 8x8
-    network += [down(4 * width), batch_norm(), layers.LeakyReLU(0.2)]  # 4x4
-    network += [down(1, 1, "valid"), layers.Flatten()]
+    def down(channels, size=4, strides=2, padding="same"):
+        return layers.Conv2D(channels, size, strides, padding, use_bias=False, kernel_initializer=normal(stddev=0.02))
+
+    downs = (image_shape[0] // 4).bit_length() - 1
+    network = [keras.Input(image_shape, name="images"), down(width), layers.LeakyReLU(slope)]
+    for i in range(1, downs):
+        strides = last_stride if i == downs - 1 else 2
+        network += [down(width * 2**i, strides=strides), batch_norm(), layers.LeakyReLU(slope)]
+    network += [down(1, 8 // last_stride, 1, "valid"), layers.Flatten()]  # of 4x4, or of 2x2
     return keras.Sequential(network, name="discriminator")
 
 
@@ -76,16 +94,15 @@ def bce(label, logits):
 
 
 class DCGAN(keras.Model):
-    def __init__(self, generator, discriminator, learning_rate, seed):
+    def __init__(self, generator, discriminator, g_updates, learning_rate, seed):
         super().__init__()
-        self.generator, self.discriminator, self.seed = generator, discriminator, seed
+        self.generator, self.discriminator, self.g_updates, self.seed = generator, discriminator, g_updates, seed
         self.g_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
         self.d_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
         self.g_optimizer.build(generator.trainable_variables)
         self.d_optimizer.build(discriminator.trainable_variables)
-        self.means = [
-            keras.metrics.Mean(name) for name in ("d_loss", "g_loss", "d_real", "d_fake_before", "d_fake_after")
-        ]
+        names = ("d_loss", "g_loss", "d_loss_real", "d_loss_fake", "d_real", "d_fake_before", "d_fake_after")
+        self.means = [keras.metrics.Mean(name) for name in names]
         self.built = True
 
     @property
@@ -102,15 +119,20 @@ class DCGAN(keras.Model):
         return tf.random.experimental.stateless_fold_in([self.seed, self.d_optimizer.iterations.value], replica)
 
     def train_step(self, images):
-        """One update of D, then one of G, on the same fakes. `images`: uint8 (batch, H, W, C)."""
+        """One update of D, then one of G on the same fakes, or more on fakes of their own.
+
+        `images`: uint8 (batch, H, W, C).
+        """
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
-        noise = tf.random.stateless_normal([tf.shape(reals)[0], self.generator.input_shape[-1]], self.draw())
+        seed, shape = self.draw(), [tf.shape(reals)[0], self.generator.input_shape[-1]]
+        noise = tf.random.stateless_normal(shape, seed)
         with tf.GradientTape() as g_tape:
             fakes = self.generator(noise, training=True)
             with tf.GradientTape() as d_tape:
                 real_logits = self.discriminator(reals, training=True)
                 fake_logits = self.discriminator(tf.stop_gradient(fakes), training=True)
-                d_loss = bce(1.0, real_logits) + bce(0.0, fake_logits)
+                d_loss_real, d_loss_fake = bce(1.0, real_logits), bce(0.0, fake_logits)
+                d_loss = d_loss_real + d_loss_fake
             with g_tape.stop_recording():
                 variables = self.discriminator.trainable_variables
                 self.d_optimizer.apply(d_tape.gradient(d_loss, variables), variables)
@@ -118,22 +140,31 @@ class DCGAN(keras.Model):
             g_loss = bce(1.0, after_logits)
         variables = self.generator.trainable_variables
         self.g_optimizer.apply(g_tape.gradient(g_loss, variables), variables)
+        for i in range(1, self.g_updates):
+            noise = tf.random.stateless_normal(shape, tf.random.experimental.stateless_fold_in(seed, i))
+            with tf.GradientTape() as g_tape:
+                g_loss = bce(1.0, self.discriminator(self.generator(noise, training=True), training=True))
+            self.g_optimizer.apply(g_tape.gradient(g_loss, variables), variables)
 
         outputs = [tf.sigmoid(logits) for logits in (real_logits, fake_logits, after_logits)]
-        for mean, value in zip(self.means, [d_loss, g_loss, *outputs]):
+        for mean, value in zip(self.means, [d_loss, g_loss, d_loss_real, d_loss_fake, *outputs]):
             mean.update_state(value)
         return self.get_metrics_result()
 
 
-def build(image_shape, *, latent_dim, width, bias, learning_rate, seed=0):
-    """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape`, 32x32."""
+def build(image_shape, *, latent_dim, width, bias, g_slope, d_slope, last_stride, g_updates, learning_rate, seed=0):
+    """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape`.
+
+    Args:
+        image_shape: square, of 16, 32, 64 or more pixels a side.
+        width: channels of G's last and of D's first hidden layer; each one further in has twice as many.
+        last_stride: of D's last hidden layer, 2 or 4.
+        g_updates: updates of G after each of D.
+    """
     keras.utils.set_random_seed(seed)
-    model = DCGAN(
-        build_generator(image_shape, latent_dim, width, bias),
-        build_discriminator(image_shape, width),
-        learning_rate,
-        seed,
-    )
+    generator = build_generator(image_shape, latent_dim, width, bias, g_slope)
+    discriminator = build_discriminator(image_shape, width, d_slope, last_stride)
+    model = DCGAN(generator, discriminator, g_updates, learning_rate, seed)
     model.compile(optimizer=None)
     return model
 
