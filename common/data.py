@@ -35,6 +35,15 @@ def whole(path: Path) -> Iterator[Path]:
     draft.replace(path)
 
 
+def deflate(path: Path) -> None:
+    """Compresses a zip's members, such as a .keras file's."""
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, member in members.items():
+            file.writestr(name, member)
+
+
 class Split(NamedTuple):
     images: np.ndarray  # uint8 (n, H, W, C)
     labels: np.ndarray  # uint8: each image's class (n,), or its attributes, 0 or 1 (n, attributes)
@@ -111,8 +120,8 @@ def _celeba() -> Dataset:
                 if face.size != (178, 218):
                     raise ValueError(f"{face.width}x{face.height} pixels, not 178x218")
                 # The central 148x148; Pillow's filters widen with the scale, so that nothing is aliased.
-                square = face.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR, box=(15, 35, 163, 183))
-                return np.asarray(square)
+                square = face.convert("RGB").crop((15, 35, 163, 183))
+                return np.asarray(square.resize((64, 64), Image.Resampling.BILINEAR))
         except Exception as error:  # Pillow, zipfile and zlib each have their own for a damaged file
             raise UserError(f"{parent / 'img_align_celeba' / name} is damaged ({error}): get it again") from error
 
@@ -147,7 +156,7 @@ def _jpegs(parent: Path) -> tuple[list[str], Callable[[str], bytes], Callable[[s
 
 
 def _attributes(path: Path, names: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The 40 names of CelebA's attributes, and by image name the line of its values; it must list the images `names`."""
+    """The 40 names of CelebA's attributes, and by image name the line of its values; it must list `names`, no more."""
     if not path.is_file():
         raise UserError(f"no {path}: get it where the faces are from, mmlab.ie.cuhk.edu.hk/projects/CelebA.html")
     try:
@@ -159,7 +168,9 @@ def _attributes(path: Path, names: list[str]) -> tuple[list[str], dict[str, str]
         raise UserError(f"{path} is damaged ({error}): get it again") from error
     for these, those, where in ((names, rows, path.name), (rows, set(names), "img_align_celeba")):
         if missing := [name for name in these if name not in those]:
-            raise UserError(f"{len(missing):,} faces are not in {path.parent / where}, {missing[0]} for one: complete it")
+            raise UserError(
+                f"{len(missing):,} faces are not in {path.parent / where}, {missing[0]} for one: complete it"
+            )
     return head.split(), rows
 
 
@@ -181,15 +192,16 @@ def _cached(parent: Path, file: str, names: list[str], stamp: Callable, decode: 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow releases the interpreter's lock
         decoded = threads.map(decode, names)
         images = np.stack(list(tqdm(decoded, total=len(names), unit="image", disable=not sys.stdout.isatty())))
-    draft = path.with_name(f"~{os.getpid()}{file}")
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        np.savez(draft, images=images, fingerprint=fingerprint)
-        draft.replace(path)
+        draft = path.with_name(f"~{os.getpid()}-{file}")
+        try:
+            np.savez(draft, images=images, fingerprint=fingerprint)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         print(f"*** The images are not cached: cannot write {path} ({error.strerror})")
-    finally:
-        draft.unlink(missing_ok=True)
     return images
 
 

@@ -25,16 +25,19 @@ from common import data
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def build_classifier(image_shape: tuple[int, int, int], outputs: int, mirror: bool) -> keras.Model:
+def build_classifier(image_shape: tuple[int, int, int], outputs: int) -> keras.Model:
     """Images uint8 (batch, *image_shape), 32x32 or 64x64, to logits (batch, outputs).
 
-    The layer named "features" gives the (batch, 128) features of the metrics. `mirror`: a mirrored image is as good.
+    The layer named "features" gives the (batch, 128) features of the metrics.
     """
     network = [keras.Input(image_shape, name="images"), layers.Rescaling(1 / 127.5, -1.0)]
-    network += [layers.RandomFlip("horizontal")] if mirror else []
-    network += [layers.RandomTranslation(0.07, 0.07, fill_mode="nearest"), layers.RandomRotation(0.02)]
-    blocks = [(32, 5, 2), (64, 3, 2), (64, 3, 2), (64, 3, 1)]  # 32x32, 16x16, 8x8, 8x8
-    for channels, size, strides in blocks if image_shape[0] == 64 else blocks[:2] + blocks[3:]:
+    if image_shape[0] == 64:  # faces, which are aligned
+        network += [layers.RandomFlip("horizontal")]
+        blocks = (32, 5, 2), (64, 3, 2), (64, 3, 2), (64, 3, 1)  # 32x32, 16x16, 8x8, 8x8
+    else:
+        network += [layers.RandomTranslation(0.07, 0.07, fill_mode="nearest"), layers.RandomRotation(0.02)]
+        blocks = (32, 5, 2), (64, 3, 2), (64, 3, 1)  # 16x16, 8x8, 8x8
+    for channels, size, strides in blocks:
         network += [
             layers.Conv2D(channels, size, strides, "same", use_bias=False),
             layers.BatchNormalization(momentum=0.9),
@@ -57,7 +60,7 @@ def train_classifier(name: str, epochs: int) -> None:
         raise SystemExit("error: not all of MNIST is here; the classifier is that of all 70,000 digits")
     images, labels = dataset.train
     attributes = labels.ndim == 2
-    model = build_classifier(images.shape[1:], len(dataset.names), mirror=attributes)
+    model = build_classifier(images.shape[1:], len(dataset.names))
     rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * -(-len(images) // 128))
     kind = keras.losses.BinaryCrossentropy if attributes else keras.losses.SparseCategoricalCrossentropy
     metric = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0) if attributes else "accuracy"
@@ -66,6 +69,7 @@ def train_classifier(name: str, epochs: int) -> None:
     WEIGHTS.mkdir(exist_ok=True)
     with data.whole(WEIGHTS / f"{name}.keras") as draft:
         keras.Model(model.inputs, model.outputs, name="classifier").save(draft)  # without the optimizer
+        data.deflate(draft)
     _classifier.cache_clear()
     right = classifier_labels(dataset.test.images, name) == dataset.test.labels
     accuracy = {"images": f"{len(right):,} test images of {dataset.source}", "accuracy": round(float(right.mean()), 4)}
@@ -84,7 +88,7 @@ def train_classifier(name: str, epochs: int) -> None:
 def _classifier(name: str) -> keras.Model:
     """To (features, logits)."""
     model = keras.saving.load_model(WEIGHTS / f"{name}.keras")
-    return keras.Model(model.inputs, [model.get_layer("features").output, model.output])
+    return keras.Model(model.inputs, [model.get_layer("features").output, *model.outputs])
 
 
 def classifier_features(images: np.ndarray, name: str) -> np.ndarray:
@@ -93,7 +97,7 @@ def classifier_features(images: np.ndarray, name: str) -> np.ndarray:
 
 
 def classifier_labels(images: np.ndarray, name: str) -> np.ndarray:
-    """What the classifier of the dataset `name` reads: classes (n,), or of CelebA the attributes, 0 or 1, (n, 40)."""
+    """What the classifier of the dataset `name` reads: classes (n,); of CelebA the attributes, 0 or 1, (n, 40)."""
     logits = _classifier(name).predict(_checked(images), batch_size=500, verbose=0)[1]
     return (logits > 0).astype(np.uint8) if name == "celeba" else logits.argmax(1).astype(np.uint8)
 
@@ -221,4 +225,4 @@ def measure(sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray,
 
 if __name__ == "__main__":
     name = (sys.argv[1:] or ["mnist"])[0]
-    train_classifier(name, epochs={"mnist": 14, "celeba": 40}[name])
+    train_classifier(name, epochs={"mnist": 14, "celeba": 20}[name])

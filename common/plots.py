@@ -147,14 +147,23 @@ def latent_grids(to_images: Callable, corners: np.ndarray, folder: Path, title: 
         _save(figure, folder / f"{name}.png")
 
 
-def tsne(codes: np.ndarray, labels: np.ndarray, names: list[str], path: Path, title: str) -> None:
-    """t-SNE (van der Maaten & Hinton 2008) of codes (n, d), coloured by `labels` (n,), indices of `names`."""
+def tsne(codes: np.ndarray, panels: dict[str, tuple[np.ndarray, list[str]]], path: Path, title: str) -> None:
+    """t-SNE (van der Maaten & Hinton 2008) of the first codes (n, d), 2,621 at most, whose number fills in `title`.
+
+    A panel, by its title, per colouring: labels (n,), which are indices of names.
+    """
+    codes = codes[:2621]
     points = TSNE(random_state=0, init="pca").fit_transform(codes)
-    figure, axis = plt.subplots(figsize=(6.5, 5.5), layout="constrained")
-    for label, name in enumerate(names):
-        axis.scatter(*points[labels == label].T, s=7, color=COLOURS[label], label=name)
-    axis.set(title=title, xlabel="t-SNE dimension 1", ylabel="t-SNE dimension 2")
-    axis.legend(markerscale=3, loc="center left", bbox_to_anchor=(1, 0.5))
+    columns, rows = min(3, len(panels)), -(-len(panels) // 3)
+    size = (6.5, 5.5) if len(panels) == 1 else (4.6 * columns, 4.7 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis, (name, (labels, names)) in zip(axes.flat, panels.items()):
+        for label, entry in enumerate(names):
+            axis.scatter(*points[labels[: len(codes)] == label].T, s=30 / len(names), color=COLOURS[label], label=entry)
+        axis.set(title=name, xlabel="t-SNE dimension 1", ylabel="t-SNE dimension 2")
+        place = {"loc": "upper right", "frameon": True} if len(names) < 5 else {"bbox_to_anchor": (1, 0.9)}
+        axis.legend(markerscale=2, **place)
+    figure.suptitle(title.format(count=len(codes)))
     _save(figure, path)
 
 

@@ -8,7 +8,6 @@ import csv
 import json
 import os
 import shutil
-import zipfile
 from pathlib import Path
 
 import keras
@@ -44,11 +43,7 @@ def shrink(path: Path, target: Path) -> None:
     network = keras.saving.load_model(path, compile=False)
     network.set_weights([weights.astype(np.float16).astype(np.float32) for weights in network.get_weights()])
     network.save(target)
-    with zipfile.ZipFile(target) as file:
-        parts = {name: file.read(name) for name in file.namelist()}
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, part in parts.items():
-            file.writestr(name, part)
+    data.deflate(target)
 
 
 def table() -> str:

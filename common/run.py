@@ -429,8 +429,7 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
             "model": run.script.name,
             "run": run.name,
             "dataset": images.source,
-            "images": {name: len(part.images) for name, part in images.splits().items()}
-            | {"generated": count},
+            "images": {name: len(part.images) for name, part in images.splits().items()} | {"generated": count},
             "steps": state.step,
             "steps_planned": run.row["steps"],
             "step measured": step,

@@ -9,7 +9,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # t-SNE's threads spin, at a high price whe
 for variable in ("SEED", "STEPS", "RUNS_DIR", "TFHUB_CACHE_DIR"):
     os.environ.pop(variable, None)
 REAL_DATA = os.environ.pop("DATA_DIR", None)
-os.environ["DATA_DIR"], os.environ["KERAS_HOME"] = tempfile.mkdtemp(), tempfile.mkdtemp()
+for variable in ("DATA_DIR", "KERAS_HOME", "XDG_CACHE_HOME"):
+    os.environ[variable] = tempfile.mkdtemp()
 # No test waits for a network: every look-up of one is refused at once.
 os.environ["http_proxy"] = os.environ["https_proxy"] = "http://127.0.0.1:9"
 
@@ -24,14 +25,23 @@ def digits():
     return data.load("mnist")
 
 
-@pytest.fixture
-def real_mnist(monkeypatch):
-    """All 70,000 images, where DATA_DIR has them."""
+def real(monkeypatch, path, name):
+    """The dataset `name`, where DATA_DIR has it."""
     from pathlib import Path
 
     from common import data
 
-    if not REAL_DATA or not Path(REAL_DATA, "mnist.npz").is_file():
-        pytest.skip("no mnist.npz in DATA_DIR")
+    if not REAL_DATA or not Path(REAL_DATA, path).exists():
+        pytest.skip(f"no {path} in DATA_DIR")
     monkeypatch.setenv("DATA_DIR", REAL_DATA)
-    return data.load("mnist")
+    return data.load(name)
+
+
+@pytest.fixture
+def real_mnist(monkeypatch):
+    return real(monkeypatch, "mnist.npz", "mnist")
+
+
+@pytest.fixture
+def real_celeba(monkeypatch):
+    return real(monkeypatch, "celeba", "celeba")

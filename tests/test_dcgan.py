@@ -3,13 +3,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import data, fid
+from common import data, fid, run
 from dcgan import train
+
+ROW = {key: value for key, value in train.RUNS["mnist"].items() if key not in run.OURS} | {"learning_rate": 2e-3}
 
 
 def build(**changes):
-    row = {"latent_dim": 6, "width": 4, "bias": False, "learning_rate": 2e-3, "seed": 3} | changes
-    return train.build((32, 32, 1), **row)
+    return train.build((32, 32, 1), **ROW | {"latent_dim": 6, "width": 4, "seed": 3} | changes)
 
 
 def images(count=8):
@@ -23,14 +24,16 @@ def test_bce_by_hand():
     assert zero == pytest.approx((np.log(2) + np.log1p(np.exp(2))) / 2, rel=1e-6)
 
 
-def test_a_step_is_algorithm_1():
-    """Against two plain steps, each with a forward pass of its own: D's update first, G's from the updated D."""
-    model, twin = build(), build()
+@pytest.mark.parametrize("g_updates", [1, 2])
+def test_a_step_is_algorithm_1(g_updates):
+    """Against plain steps, each with a forward pass of its own: D's update first, G's from the updated D."""
+    model, twin = build(g_updates=g_updates), build()
     # Plain gradient descent shows a gradient's size, which Adam's first step hides.
     model.g_optimizer, model.d_optimizer = (keras.optimizers.SGD(0.1) for _ in range(2))
     model.g_optimizer.build(model.generator.trainable_variables)
     model.d_optimizer.build(model.discriminator.trainable_variables)
-    noise = tf.random.stateless_normal([8, 6], model.draw())
+    seed = model.draw()
+    noise = tf.random.stateless_normal([8, 6], seed)
     logs = model.train_step(images())
 
     generator, discriminator = twin.generator, twin.discriminator
@@ -38,19 +41,26 @@ def test_a_step_is_algorithm_1():
     with tf.GradientTape() as tape:
         fakes = generator(noise, training=True)
         p_real, p_fake = (tf.sigmoid(discriminator(x, training=True)) for x in (reals, fakes))
-        d_loss = -tf.reduce_mean(tf.math.log(p_real)) - tf.reduce_mean(tf.math.log(1 - p_fake))
+        d_losses = -tf.reduce_mean(tf.math.log(p_real)), -tf.reduce_mean(tf.math.log(1 - p_fake))
+        d_loss = sum(d_losses)
     d_gradients = tape.gradient(d_loss, discriminator.trainable_variables)
     for weights, gradient in zip(discriminator.trainable_variables, d_gradients):
         weights.assign_sub(0.1 * gradient)
-    with tf.GradientTape() as tape:
-        p_after = tf.sigmoid(discriminator(generator(noise, training=True), training=True))
-        g_loss = -tf.reduce_mean(tf.math.log(p_after))
-    g_gradients = tape.gradient(g_loss, generator.trainable_variables)
-    for weights, gradient in zip(generator.trainable_variables, g_gradients):
-        weights.assign_sub(0.1 * gradient)
+    afters = []
+    for update in range(g_updates):
+        if update:  # of other noise
+            noise = tf.random.stateless_normal([8, 6], tf.random.experimental.stateless_fold_in(seed, update))
+        with tf.GradientTape() as tape:
+            p_after = tf.sigmoid(discriminator(generator(noise, training=True), training=True))
+            g_loss = -tf.reduce_mean(tf.math.log(p_after))
+        afters.append(p_after)
+        g_gradients = tape.gradient(g_loss, generator.trainable_variables)
+        for weights, gradient in zip(generator.trainable_variables, g_gradients):
+            weights.assign_sub(0.1 * gradient)
 
     expected = {"d_loss": d_loss, "g_loss": g_loss, "d_real": tf.reduce_mean(p_real)}
-    expected |= {"d_fake_before": tf.reduce_mean(p_fake), "d_fake_after": tf.reduce_mean(p_after)}
+    expected |= {"d_fake_before": tf.reduce_mean(p_fake), "d_fake_after": tf.reduce_mean(afters[0])}
+    expected |= {"d_loss_real": d_losses[0], "d_loss_fake": d_losses[1]}
     assert {name: float(value) for name, value in logs.items()} == pytest.approx(
         {name: float(value) for name, value in expected.items()}, rel=1e-4
     )
@@ -93,6 +103,34 @@ def test_width_16_is_the_reports():
     assert shapes == [(16, 16, 16), (8, 8, 32), (4, 4, 64), (1, 1, 1)]
 
 
+@pytest.mark.parametrize(
+    ("name", "generator", "discriminator"),
+    [
+        ("celeba_z100", [(4, 256), (8, 128), (16, 64), (32, 32), (64, 3)], [(32, 32), (16, 64), (8, 128), (4, 256)]),
+        ("celeba_z128", [(4, 512), (8, 256), (16, 128), (32, 64), (64, 3)], [(32, 64), (16, 128), (8, 256), (2, 512)]),
+    ],
+)
+def test_the_networks_of_the_faces_are_the_reports(name, generator, discriminator):
+    model = train.build((64, 64, 3), **{k: v for k, v in train.RUNS[name].items() if k not in run.OURS})
+    shapes = [layer.output.shape[2:] for layer in model.generator.layers if "conv" in layer.name]
+    assert shapes == generator
+    shapes = [layer.output.shape[2:] for layer in model.discriminator.layers if "conv" in layer.name]
+    assert shapes == [*discriminator, (1, 1)]
+
+
+def test_the_outer_convolutions_are_dense_layers():
+    """G's first, of a 1x1 map, and D's last, to one: C's dense layers."""
+    model = build()
+    first = next(layer for layer in model.generator.layers if "conv" in layer.name)
+    noise = np.random.default_rng(0).normal(size=[5, 6]).astype(np.float32)
+    dense = np.einsum("nl,hwcl->nhwc", noise, first.kernel.numpy())
+    np.testing.assert_allclose(first(noise[:, None, None]), dense, atol=1e-6)
+    last = [layer for layer in model.discriminator.layers if "conv" in layer.name][-1]
+    features = np.random.default_rng(1).normal(size=[5, 4, 4, 16]).astype(np.float32)
+    logits = features.reshape(5, -1) @ last.kernel.numpy().reshape(-1, 1)
+    np.testing.assert_allclose(np.ravel(last(features)), logits.ravel(), atol=1e-5)
+
+
 def test_generate_is_in_inference_mode():
     """An image does not depend on its neighbours in the batch."""
     generator = build().generator
@@ -106,7 +144,7 @@ def test_generate_is_in_inference_mode():
 
 def test_a_dcgan_learns(digits):
     """600 steps take the FID to less than half of the untrained generator's."""
-    model = train.build((32, 32, 1), latent_dim=100, width=16, bias=False, learning_rate=2e-3)
+    model = train.build((32, 32, 1), **ROW)
     real = fid.classifier_features(digits.test.images, "mnist")
 
     def distance():

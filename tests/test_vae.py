@@ -3,8 +3,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import data
+import vae.test
+from common import data, run
 from vae import train
+
+
+def build(latent_dim, network="A", **changes):
+    row = {"reconstruction": "bernoulli", "kl_weight": 1.0, "optimizer": "Adam", "beta_1": 0.9, "learning_rate": 1e-3}
+    return train.build((32, 32, 1), network=network, latent_dim=latent_dim, **row | changes)
 
 
 def test_kl_by_hand():
@@ -32,12 +38,12 @@ def test_reconstruction_loss_is_the_bernoulli_likelihood():
     x, logits = rng.uniform(size=[4, 3, 5, 2]), 3 * rng.normal(size=[4, 3, 5, 2])
     p = 1 / (1 + np.exp(-logits))
     expected = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum((1, 2, 3))
-    np.testing.assert_allclose(train.reconstruction_loss(tf.constant(x), tf.constant(logits)), expected, rtol=1e-9)
+    np.testing.assert_allclose(train.bernoulli_loss(tf.constant(x), tf.constant(logits)), expected, rtol=1e-9)
 
 
-def constant_vae():
+def constant_vae(**changes):
     """A VAE whose every weight is 0: q is N(0, I), every pixel's probability one half."""
-    model = train.build((32, 32, 1), latent_dim=5, learning_rate=1e-3)
+    model = build(5, **changes)
     model.set_weights([np.zeros(w.shape, w.dtype) for w in model.get_weights()])
     return model
 
@@ -46,17 +52,76 @@ def test_the_losss_scaling():
     """Summed over pixels and dimensions, a mean over the batch: the negative ELBO of one image in nats."""
     for count in (1, 7):
         images = np.random.default_rng(0).integers(0, 256, [count, 32, 32, 1], np.uint8)
-        loss, reconstruction, kl = constant_vae().losses(tf.constant(images), [0, 0])
+        loss, reconstruction, kl = constant_vae().losses(tf.constant(images), [0, 0], False)
         assert float(reconstruction) == pytest.approx(32 * 32 * np.log(2), rel=1e-6)
         assert float(kl) == 0 and float(loss) == float(reconstruction)
     model = constant_vae()
     model.encoder.get_layer("mean").bias.assign([2.0] * 5)
     model.decoder.layers[-1].bias.assign([1.0])
-    loss, reconstruction, kl = model.losses(tf.constant(images), [0, 0])
+    loss, reconstruction, kl = model.losses(tf.constant(images), [0, 0], False)
     x = images / 255
     expected = (x * np.log1p(np.exp(-1)) + (1 - x) * np.log1p(np.exp(1))).sum((1, 2, 3)).mean()
     assert float(kl) == pytest.approx(5 * 2.0) and float(reconstruction) == pytest.approx(expected, rel=1e-5)
     assert float(loss) == pytest.approx(expected + 10, rel=1e-5)
+
+
+def test_the_faces_losss_scaling():
+    """A mean over the image's values, and the weight times a mean over the dimensions."""
+    model = constant_vae(reconstruction="mse", kl_weight=0.3)
+    model.encoder.get_layer("mean").bias.assign([2.0, 0.0, 0.0, 0.0, 0.0])
+    images = np.random.default_rng(0).integers(0, 256, [7, 32, 32, 1], np.uint8)
+    loss, mse, kl = model.losses(tf.constant(images), [0, 0], False)
+    assert float(mse) == pytest.approx(((images / 255 - 0.5) ** 2).mean(), rel=1e-5)  # the logit 0 is grey
+    assert float(kl) == pytest.approx(2.0) and float(loss) == pytest.approx(float(mse) + 0.3 * 2.0 / 5, rel=1e-5)
+    assert [metric.name for metric in model.metrics] == ["loss", "mse", "kl"]
+
+
+def test_mean_squared_error_is_each_images():
+    rng = np.random.default_rng(0)
+    x, logits = rng.uniform(size=[4, 3, 5, 2]), rng.normal(size=[4, 3, 5, 2])
+    expected = [((a - 1 / (1 + np.exp(-b))) ** 2).mean() for a, b in zip(x, logits)]
+    np.testing.assert_allclose(train.mean_squared_error(tf.constant(x), tf.constant(logits)), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "optimizer", "beta_1"),
+    [
+        # (kernel, channels): encoder's convolutions, then the decoder's
+        ("celeba_z128", [(3, 128), (3, 128), (5, 256), (5, 256), (5, 512), (5, 512), (4, 512), (4, 512), (4, 3)],
+         keras.optimizers.Adamax, 0.9),
+        ("celeba_z512", [(4, 32), (4, 64), (4, 128), (4, 256), (4, 128), (4, 64), (4, 32), (4, 3)],
+         keras.optimizers.Adam, 0.5),
+    ],
+)  # fmt: skip
+def test_the_networks_of_the_faces_are_the_reports(name, sizes, optimizer, beta_1):
+    row = train.RUNS[name]
+    model = train.build((64, 64, 3), **{key: value for key, value in row.items() if key not in run.OURS})
+    convolutions = [
+        (layer.kernel_size[0], layer.filters)
+        for layer in [*model.encoder.layers, *model.decoder.layers]
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Conv2DTranspose))
+    ]
+    assert convolutions == sizes
+    assert model.encoder.get_layer("mean").input.shape[1] == {"celeba_z128": 32768, "celeba_z512": 4096}[name]
+    assert model.encoder.get_layer("mean").output.shape[1] == row["latent_dim"]
+    assert model.decoder.output_shape == (None, 64, 64, 3)
+    assert type(model.optimizer) is optimizer and float(model.optimizer.beta_1) == beta_1
+    assert float(model.optimizer.learning_rate) == pytest.approx(row["learning_rate"])
+
+
+def test_a_probe_finds_what_is_linear_and_no_more():
+    """One label along a direction of the codes, one that is chance, one that only a curve could tell."""
+    rng = np.random.default_rng(0)
+    codes, others = rng.normal(size=[2000, 8]), rng.normal(size=[2000, 8])
+
+    def accuracy(label):
+        return vae.test.probe(codes, label(codes).astype(int), others, label(others).astype(int))
+
+    linear, chance = accuracy(lambda z: z[:, 0] - z[:, 3] > 0.5)
+    assert linear > 0.97 and chance == pytest.approx(0.64, abs=0.03)
+    for label in (lambda z: rng.uniform(size=len(z)) > 0.3, lambda z: np.abs(z[:, 0]) > 0.39):
+        found, chance = accuracy(label)
+        assert found == pytest.approx(chance, abs=0.02) and chance == pytest.approx(0.7, abs=0.03)
 
 
 def test_codes_are_drawn_from_q():
@@ -65,15 +130,15 @@ def test_codes_are_drawn_from_q():
     model.encoder.get_layer("mean").bias.assign([1.0, 2.0, 3.0, 4.0, 5.0])
     model.encoder.get_layer("log_variance").bias.assign([np.log(0.25)] * 5)
     seen = []
-    model.decoder = lambda codes: seen.append(codes.numpy()) or tf.zeros([len(codes), 32, 32, 1])
-    model.losses(tf.zeros([20_000, 32, 32, 1], tf.uint8), [0, 1])
+    model.decoder = lambda codes, training: seen.append(codes.numpy()) or tf.zeros([len(codes), 32, 32, 1])
+    model.losses(tf.zeros([20_000, 32, 32, 1], tf.uint8), [0, 1], False)
     np.testing.assert_allclose(seen[0].mean(0), [1, 2, 3, 4, 5], atol=0.02)
     np.testing.assert_allclose(seen[0].std(0), 0.5, atol=0.02)
 
 
 def test_a_vae_learns(digits):
     """300 steps halve the dev loss of the untrained, and samples have ink where digits have it."""
-    model = train.build((32, 32, 1), latent_dim=10, learning_rate=1e-3)
+    model = build(10)
     dev = tf.data.Dataset.from_tensor_slices(digits.dev.images).batch(250)
     before = model.evaluate(dev, verbose=0, return_dict=True)["loss"]
     model.fit(data.batches(digits.train.images, 32, 0, 0, 300), verbose=0)
@@ -87,7 +152,7 @@ def test_a_vae_learns(digits):
 
 
 def test_the_saved_decoder_needs_none_of_our_code(tmp_path):
-    model = train.build((32, 32, 1), latent_dim=4, learning_rate=1e-3)
+    model = build(4)
     model.networks()["decoder"].save(tmp_path / "decoder.keras")
     decoder = keras.saving.load_model(tmp_path / "decoder.keras")
     codes = np.random.default_rng(0).normal(size=[3, 4]).astype(np.float32)

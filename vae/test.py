@@ -5,12 +5,16 @@ from common import plots, run  # before TensorFlow, whose start-up messages it k
 # isort: split
 import numpy as np
 import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
 
-from vae.train import CURVES, RUNS, generate, kl_divergence, reconstruction_loss, to_uint8
+from vae.train import CURVES, RUNS, bernoulli_loss, generate, kl_divergence, mean_squared_error, to_uint8
+
+# Of CelebA's 40: those of the reports, then some that cover much of a picture.
+ATTRIBUTES = ["Male", "Smiling", "Blond_Hair", "Black_Hair", "Eyeglasses", "Young"]
 
 
 def report(run, networks, images):
-    """Reconstructions, the latent grids, t-SNE; the ELBO of the dev and of the test images, active latent units."""
+    """Reconstructions, the latent grids, t-SNE; the ELBO or the MSE, linear probes of the codes, active units."""
     encoder, decoder = networks["encoder"], networks["decoder"]
     codes = {name: encode(encoder, part.images) for name, part in (("dev", images.dev), ("test", images.test))}
 
@@ -23,38 +27,62 @@ def report(run, networks, images):
         "samples": generate(decoder, 64, run.seed),
     }
     plots.pictures(panels, run.folder / "dev_sheet.png", run.title)
+    del panels["dev images"]  # CelebA's may not be published
+    plots.pictures(panels, run.folder / "decoded.png", run.title)
     corners = tf.random.stateless_normal([4, decoder.input_shape[-1]], [run.seed, -3]).numpy()
     plots.latent_grids(lambda codes: to_uint8(decoder, codes), corners, run.folder, run.title)
-    count = min(2_500, len(images.test.images))
-    means, labels = codes["test"][0][:count], images.test.labels[:count]
-    title = f"{run.title}: t-SNE of {count:,} test codes (means)"
-    plots.tsne(means, labels, [str(digit) for digit in range(10)], run.folder / "tsne.png", title)
 
     own = {}
     for name, part in (("dev", images.dev), ("test", images.test)):
-        reconstruction, kl = terms(decoder, part.images, *codes[name], run.seed)
-        own |= {f"{name} ELBO (nats)": -reconstruction - kl, f"{name} reconstruction (nats)": reconstruction}
-        own |= {f"{name} KL (nats)": kl}
+        own |= numbers(decoder, name, part.images, *codes[name], run)
     # Burda et al. 2016, section 5.2: the units whose mean varies over the data by more than 0.01.
-    return own | {"active units": int((codes["test"][0].var(0) > 0.01).sum())}
+    own["active units"] = int((codes["test"][0].var(0) > 0.01).sum())
+
+    panels = {}
+    for labels in ["class"] if images.test.labels.ndim == 1 else ATTRIBUTES:
+        known, asked = (part.targets(labels, images.names) for part in (images.dev, images.test))
+        accuracy, chance = probe(codes["dev"][0], known, codes["test"][0], asked)
+        own |= {f"linear probe of the {labels} (accuracy)": accuracy, f"chance for the {labels} (accuracy)": chance}
+        names = images.names if labels == "class" else [f"not {labels}", labels]
+        panels[f"{labels}: linear probe {accuracy:.1%}, chance {chance:.1%}"] = asked, names
+    title = f"{run.title}: t-SNE of {{count:,}} test codes (means)"
+    plots.tsne(codes["test"][0], panels, run.folder / "tsne.png", title)
+    return own
 
 
 def encode(encoder, images):
     """The means and log-variances (n, latent_dim) of uint8 images (n, H, W, C)."""
-    parts = [encoder(images[i : i + 500].astype(np.float32) / 255.0) for i in range(0, len(images), 500)]
+    starts = range(0, len(images), 250)
+    parts = [encoder(images[i : i + 250].astype(np.float32) / 255.0, training=False) for i in starts]
     return [np.concatenate(output) for output in zip(*parts)]
 
 
-def terms(decoder, images, means, log_variances, seed):
-    """The reconstruction loss and the KL in nats, means over the images, one code drawn for each."""
-    noise = tf.random.stateless_normal(means.shape, [seed, -4])
-    codes = means + tf.exp(0.5 * log_variances) * noise
+def numbers(decoder, name, images, means, log_variances, run):
+    """The KL in nats and the ELBO, one code drawn for each image; of faces the MSE, decoded from the code's mean."""
+    kl = float(kl_divergence(means, log_variances).numpy().mean())
     logits = decoder.get_layer("decoder")  # the decoder as trained, before the sigmoid
-    losses = [
-        reconstruction_loss(images[i : i + 500].astype(np.float32) / 255.0, logits(codes[i : i + 500]))
-        for i in range(0, len(images), 500)
-    ]
-    return float(np.concatenate(losses).mean()), float(kl_divergence(means, log_variances).numpy().mean())
+    bernoulli = run.row["reconstruction"] == "bernoulli"
+    loss, codes = mean_squared_error, means
+    if bernoulli:
+        noise = tf.random.stateless_normal(means.shape, [run.seed, -4])
+        loss, codes = bernoulli_loss, means + tf.exp(0.5 * log_variances) * noise
+    starts = range(0, len(images), 250)
+    parts = [loss(images[i : i + 250].astype(np.float32) / 255.0, logits(codes[i : i + 250])) for i in starts]
+    error = float(np.concatenate(parts).mean())
+    if not bernoulli:
+        return {f"{name} MSE": error, f"{name} KL (nats)": kl}
+    return {
+        f"{name} ELBO (nats)": -error - kl,
+        f"{name} reconstruction (nats)": error,
+        f"{name} KL (nats)": kl,
+    }
+
+
+def probe(codes, labels, test_codes, test_labels):
+    """The accuracy of a linear classifier of codes (n, latent_dim) on other codes; that of the most frequent label."""
+    classifier = LogisticRegression(max_iter=1_000).fit(codes, labels)
+    most_frequent = np.bincount(labels).argmax()
+    return float(classifier.score(test_codes, test_labels)), float((test_labels == most_frequent).mean())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""Measures an ACGAN that train.py left, and draws its figures."""
+
+from common import fid, plots, run  # before TensorFlow, whose start-up messages it keeps from the terminal
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+
+from acgan.train import CURVES, RUNS, encode, generate, to_uint8
+
+
+def report(run, networks, images):
+    """Images of the same noise and each label; how well the label is read off them, and what else it changes."""
+    generator, labels, classes = networks["generator"], run.row["labels"], run.row["classes"]
+    if labels == "class":
+        noise, names = draw_noise(generator, 8, [run.seed, -3]), images.names
+        rows = {f"noise {i + 1}": draw(generator, tf.repeat(z[None], classes, 0), range(classes))
+                for i, z in enumerate(noise)}  # fmt: skip
+        title = f"{run.title}: a column for each of {', '.join(names)}"
+    else:
+        noise = draw_noise(generator, 10, [run.seed, -3])
+        rows = {f"{name}{labels}": draw(generator, noise, [i] * 10) for i, name in enumerate(("not ", ""))}
+        title = f"{run.title}: ten pairs, each of the same noise"
+    plots.pairs(rows, run.folder / "pairs.png", title)
+
+    def read(pictures):
+        found = fid.classifier_labels(pictures, run.row["dataset"])
+        if labels == "class":
+            return found, None
+        index = images.names.index(labels)
+        return found[:, index], np.delete(found, index, 1)
+
+    real = read(images.dev.images)[0] == images.dev.targets(labels, images.names)
+    own = label_numbers(generator, classes, read, run.seed)
+    return own | {"label read off real dev images (share)": float(real.mean())}
+
+
+def label_numbers(generator, classes, read, seed, count=2_000):
+    """How often an independent classifier reads the asked-for label, and how much the rest moves with it.
+
+    Args:
+        read: uint8 images (n, H, W, C) to their labels (n,) and all that is not the label, (n, k), or None.
+
+    Returns:
+        The share of images of which the asked-for label is read, and of pairs of the same noise of which both are.
+        What changes when only the label does, beside what changes when only the noise does: root of the mean squared
+        difference in grey levels, and the share of the other attributes that are read differently.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    switched = (labels + rng.integers(1, classes, count)) % classes
+    noise, others = (draw_noise(generator, count, [seed, number]) for number in (-4, -5))
+    first, label_moved = (draw(generator, noise, asked) for asked in (labels, switched))
+    noise_moved = draw(generator, others, labels)
+    (read_first, rest), (read_switched, label_rest), (_, noise_rest) = map(read, (first, label_moved, noise_moved))
+    right, right_switched = read_first == labels, read_switched == switched
+    numbers = {
+        "asked label read (share)": float(np.concatenate([right, right_switched]).mean()),
+        "asked label read off both of a pair (share)": float((right & right_switched).mean()),
+        "change by the label (grey levels)": difference(first, label_moved),
+        "change by the noise (grey levels)": difference(first, noise_moved),
+    }
+    if rest is not None:
+        numbers["other attributes changed by the label (share)"] = float((rest != label_rest).mean())
+        numbers["other attributes changed by the noise (share)"] = float((rest != noise_rest).mean())
+    return numbers
+
+
+def draw_noise(generator, count, seed):
+    """(count, latent_dim) of N(0, 1), a function of `seed`."""
+    return tf.random.stateless_normal([count, generator.input_shape[0][-1]], seed)
+
+
+def draw(generator, noise, labels):
+    """Images uint8 (n, H, W, C) of noise (n, latent_dim) and labels (n,)."""
+    return to_uint8(generator, noise, encode(tf.constant(labels), generator))
+
+
+def difference(a, b):
+    """Root of the mean squared difference of uint8 images, in grey levels."""
+    return float(np.sqrt(np.mean((a.astype(np.float32) - b) ** 2)))
+
+
+if __name__ == "__main__":
+    run.test(RUNS, "generator", generate, CURVES, report)
