@@ -15,12 +15,14 @@ import keras
 import numpy as np
 import pytest
 
+import acgan.train
 import dcgan.train
 import vae.train
 from common import run
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("vae", "dcgan")
+SCRIPTS = ("vae", "dcgan", "acgan")
+MODULES = {"vae": vae.train, "dcgan": dcgan.train, "acgan": acgan.train}
 SNAPSHOTS = [0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 105]  # the first step on or after each tenth that ends a round
 
 
@@ -62,7 +64,7 @@ def test_train_leaves_its_results(trained):
     assert run.name.endswith("-steps105")
     for text in ("NOT ALL OF MNIST", "105 steps", "seed 0", "CPU", "3,500 training", str(run), "test.py"):
         assert text in out
-    drawer = {"vae": "decoder", "dcgan": "generator"}[script]
+    drawer = "decoder" if script == "vae" else "generator"
     for name in (f"{drawer}.keras", "checkpoint.weights.h5", "samples.png", "training.gif", "curves.png"):
         assert (run / name).stat().st_size > 1000
     assert [int(path.stem) for path in sorted((run / "snapshots").iterdir())] == SNAPSHOTS
@@ -87,10 +89,13 @@ def test_test_measures_and_draws(trained):
     assert metrics["metrics"]["FID (Inception)"] is None and metrics["extractors"]["Inception"] is None
     assert list(metrics["FID by step"]) == [str(step) for step in SNAPSHOTS]
     assert "FID (classifier)" in out and "105 of 105 steps" in out
-    figures = {"fid_by_step", "interpolation", "extrapolation", "curves"}
+    figures = {"fid_by_step", "curves"} | ({"pairs"} if script == "acgan" else {"interpolation", "extrapolation"})
+    own = metrics["own"]
+    if script == "acgan":
+        assert own["label read off real dev images (share)"] > 0.98 > own["asked label read (share)"]
     if script == "vae":
-        figures |= {"reconstructions", "dev_sheet", "tsne"}
-        own = metrics["own"]
+        figures |= {"reconstructions", "dev_sheet", "decoded", "tsne"}
+        assert 1 > own["linear probe of the class (accuracy)"] > 3 * own["chance for the class (accuracy)"]
         with open(run / "log.csv", newline="") as file:
             dev_loss = float(list(csv.DictReader(file))[-1]["dev_loss"])
         assert own["dev ELBO (nats)"] == pytest.approx(-dev_loss, rel=0.02)  # training's own number, other noise
@@ -100,10 +105,15 @@ def test_test_measures_and_draws(trained):
 
 def test_saved_networks_load_without_our_code(trained):
     script, run, _ = trained
-    name, inputs, low = {"vae": ("decoder", "codes", 0), "dcgan": ("generator", "noise", -1)}[script]
+    name, inputs, low = {
+        "vae": ("decoder", ["codes"], 0),
+        "dcgan": ("generator", ["noise"], -1),
+        "acgan": ("generator", ["noise", "label"], -1),
+    }[script]
     network = keras.saving.load_model(run / f"{name}.keras")
-    assert [tensor.name for tensor in network.inputs] == [inputs]
-    images = network(np.random.default_rng(0).normal(size=[4, 100]).astype(np.float32)).numpy()
+    assert [tensor.name for tensor in network.inputs] == inputs
+    codes = [np.random.default_rng(0).normal(size=[4, 100]).astype(np.float32), np.eye(10, dtype=np.float32)[:4]]
+    images = network(codes if len(inputs) == 2 else codes[0]).numpy()
     assert images.shape == (4, 32, 32, 1) and low <= images.min() and images.max() <= 1
 
 
@@ -117,8 +127,10 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM and "to go on: " in out and "STEPS=105 python" in out
     # As if the kill had come between the log and the checkpoint, and while a file was being written.
-    with open(run / "log.csv", "a") as file:
-        file.write(f"100{',1' * (6 if script == 'vae' else 5)}\n110,1")
+    with open(run / "log.csv", "r+") as file:
+        columns = file.readline().count(",")
+        file.seek(0, os.SEEK_END)
+        file.write(f"100{',1' * columns}\n110,1")
     (run / "~generator.keras").write_bytes(b"half")
     process = start(tmp_path, f"{script}/train.py", STEPS="105")
     wait_for_line(process, "going on from step")
@@ -136,7 +148,7 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     assert {p.name for p in run.rglob("*.png")} == {p.name for p in whole.rglob("*.png")} - {
         # test.py drew these in the undisturbed run
         *("fid_by_step.png", "interpolation.png", "extrapolation.png", "reconstructions.png", "dev_sheet.png"),
-        "tsne.png",
+        *("decoded.png", "tsne.png", "pairs.png"),
     }
 
 
@@ -166,7 +178,9 @@ def is_one_line(code, err, *texts):
 
 def test_bad_input_gets_one_line(tmp_path):
     code, _, err = call(tmp_path, "dcgan/train.py", "nonsense")
-    is_one_line(code, err, "nonsense", "mnist, mnist_bias")
+    is_one_line(code, err, "nonsense", "mnist, mnist_bias, celeba_z100, celeba_z128")
+    code, _, err = call(tmp_path, "acgan/train.py", "celeba_male", DATA_DIR=str(tmp_path))
+    is_one_line(code, err, tmp_path / "celeba" / "img_align_celeba", "DATA_DIR")
     code, _, err = call(tmp_path, "vae/test.py", STEPS="105")
     is_one_line(code, err, "no trained network", "STEPS=105 python", "vae/train.py mnist_z100")
     (tmp_path / "mnist.npz").write_bytes(b"PK\3\4 and then it ends")
@@ -188,7 +202,7 @@ def train_here(monkeypatch, folder, module, runs=None, **environment):
 
 def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
     script, whole, _ = trained
-    module = {"vae": vae.train, "dcgan": dcgan.train}[script]
+    module = MODULES[script]
     code = train_here(monkeypatch, tmp_path, module, STEPS="-3")
     is_one_line(code, capsys.readouterr().err, "STEPS=-3")
     (tmp_path / "file").write_text("")
@@ -244,9 +258,10 @@ import sys
 import train
 import numpy as np, tensorflow as tf
 images = np.random.default_rng(0).integers(0, 256, [64, 32, 32, 1], np.uint8)
-dataset = tf.data.Dataset.from_tensor_slices(images).batch(16, drop_remainder=True)
 name, row = next(iter(train.RUNS.items()))
-row = {k: v for k, v in row.items() if k not in ("dataset", "batch_size", "steps", "reported")}
+inputs = (images, np.arange(64) % 10) if "labels" in row else images
+dataset = tf.data.Dataset.from_tensor_slices(inputs).batch(16, drop_remainder=True)
+row = {k: v for k, v in row.items() if k not in ("dataset", "labels", "batch_size", "steps", "keep", "reported")}
 for jit_compile in (False, True):
     model = train.build((32, 32, 1), **row)
     model.jit_compile = jit_compile
@@ -255,7 +270,7 @@ for jit_compile in (False, True):
     assert all(np.isfinite(values).all() for values in history.history.values()) and history.history
     changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights())]
     assert np.mean(changed) > 0.9, changed
-assert not {"common", "vae", "dcgan"} & set(sys.modules)
+assert not {"common", "vae", "dcgan", "acgan"} & set(sys.modules)
 """
 
 

@@ -1,0 +1,165 @@
+"""The rows on CelebA, each with its own networks, on a few drawn faces."""
+
+import json
+import signal
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_run import MODULES, arrays
+
+import acgan.test
+import dcgan.test
+import vae.test
+from common import data, fid, run
+
+TESTS = {"vae": vae.test, "dcgan": dcgan.test, "acgan": acgan.test}
+ROWS = [(script, name) for script, module in MODULES.items() for name in module.RUNS if name.startswith("celeba")]
+HEAVY = ("vae", "celeba_z128")
+NAMES = list(json.loads((fid.WEIGHTS / "celeba.json").read_text())["attributes"])
+
+
+@pytest.fixture(scope="module")
+def faces():
+    """116 drawings of 64x64: a face on a ground, each in a colour of its own, that smiles or does not."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64]
+    labels = rng.integers(0, 2, [116, 40]).astype(np.uint8)
+    images = np.empty([116, 64, 64, 3], np.uint8)
+    for image, smiles in zip(images, labels[:, NAMES.index("Smiling")]):
+        image[:] = rng.integers(0, 256, 3)
+        image[(y - 32) ** 2 + (x - 32) ** 2 < 24**2] = rng.integers(0, 256, 3)
+        image[40 : 48 if smiles else 42, 22:42] = 255
+    parts = (data.Split(images[part], labels[part]) for part in (slice(16), slice(16, 56), slice(56, 116)))
+    return data.Dataset("drawn faces", "this test", NAMES, *parts)
+
+
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_each_row_steps_with_and_without_xla(row, faces):
+    script, name = row
+    module = MODULES[script]
+    hyper = {key: value for key, value in module.RUNS[name].items() if key not in run.OURS}
+    labels = faces.train.targets("Smiling", NAMES) if script == "acgan" else None
+    for jit_compile in (True, False):
+        model = module.build((64, 64, 3), **hyper)
+        model.jit_compile = jit_compile
+        before = [weights.copy() for weights in model.get_weights()]
+        model.fit(data.batches(faces.train.images, 4, 0, 0, 1, labels), verbose=0)
+        changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights())]
+        assert np.mean(changed) > 0.8, changed
+        assert np.isfinite([float(value) for value in model.get_metrics_result().values()]).all()
+
+
+def train(monkeypatch, folder, script, name, stop_at=None):
+    """`run.train` of the row, two steps in batches of 4; its exit code. At the frame of step `stop_at`: SIGTERM."""
+    module = MODULES[script]
+    steps = []
+
+    def generate(network, count, seed):
+        steps.append(len(steps))
+        if stop_at is not None and steps[-1] == stop_at:
+            signal.raise_signal(signal.SIGTERM)
+        return module.generate(network, 64, seed)
+
+    monkeypatch.setenv("RUNS_DIR", str(folder))
+    monkeypatch.setenv("STEPS", "2")
+    monkeypatch.setattr(sys, "argv", ["train.py", name])
+    runs = {name: module.RUNS[name] | {"batch_size": 4}}
+    try:
+        run.train(runs, module.build, generate, module.CURVES)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_each_row_stops_resumes_and_is_measured(row, faces, monkeypatch, tmp_path, capsys):
+    script, name = row
+    monkeypatch.setattr(data, "load", lambda dataset: faces)
+    folder = tmp_path / "stopped" / script / f"{name}-steps2"
+    assert train(monkeypatch, tmp_path / "stopped", script, name, stop_at=1) == 128 + signal.SIGTERM
+    assert run.read_state(folder).step == 1
+    assert train(monkeypatch, tmp_path / "stopped", script, name) == 0
+    assert "going on from step 1" in capsys.readouterr().out
+    if row != HEAVY:
+        assert train(monkeypatch, tmp_path, script, name) == 0
+        whole = tmp_path / script / f"{name}-steps2"
+        ours, theirs = (arrays(path / run.CHECKPOINT) for path in (folder, whole))
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            np.testing.assert_array_equal(ours[key], value, err_msg=key)
+        assert (folder / "log.csv").read_text() == (whole / "log.csv").read_text()
+
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "stopped"))
+    module = TESTS[script]
+    network = "decoder" if script == "vae" else "generator"
+    capsys.readouterr()
+    run.test(module.RUNS, network, module.generate, module.CURVES, module.report)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["dataset"] == "drawn faces" and metrics["steps"] == 2
+    assert metrics["steps_planned"] == MODULES[script].RUNS[name]["steps"]
+    own, pictures = metrics["own"], {path.stem for path in folder.glob("*.png")}
+    if script == "vae":
+        assert {"tsne", "decoded", "reconstructions", "interpolation"} <= pictures
+        check_vae(folder, metrics, faces)
+    elif script == "dcgan":
+        assert {"samples", "interpolation", "curves"} <= pictures
+    else:
+        assert "pairs" in pictures and 0 <= own["other attributes changed by the label (share)"] <= 1
+        assert 0.3 < own["asked label read (share)"] < 0.7
+
+
+def check_vae(folder, metrics, faces):
+    """The networks measured are those of the lowest dev MSE, and so is the test MSE, decoded from the mean."""
+    log = [(float(row["dev_mse"]), int(row["step"])) for row in run.read_log(folder)]
+    assert run.read_state(folder).best == list(min(log))
+    assert metrics["step measured"] == min(log)[1]
+    encoder, decoder = (run.load_network(folder / f"{name}.keras") for name in ("encoder", "decoder"))
+    images = faces.test.images.astype(np.float32) / 255
+    decoded = decoder(encoder(images)[0], training=False).numpy()
+    assert metrics["own"]["test MSE"] == pytest.approx(((images - decoded) ** 2).mean(), rel=1e-4)
+    assert {"linear probe of the Male (accuracy)", "chance for the Male (accuracy)"} <= metrics["own"].keys()
+
+
+def test_the_lowest_dev_mse_is_kept_over_a_resume(faces, monkeypatch, tmp_path):
+    """Steps that make it worse, before and after a stop, leave the kept networks alone."""
+    monkeypatch.setattr(data, "load", lambda dataset: faces)
+    original = vae.train.VAE.test_step
+    by_step = tf.constant([0.5, 0.2, 0.4, 0.3, 0.1])
+
+    def test_step(self, images):
+        original(self, images)
+        mse = self.means[1]
+        mse.reset_state()
+        mse.update_state(by_step[self.optimizer.iterations - 1])
+        return self.get_metrics_result()
+
+    monkeypatch.setattr(vae.train.VAE, "test_step", test_step)
+    module, row = vae.train, vae.train.RUNS["celeba_z512"] | {"batch_size": 4}
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path))
+    monkeypatch.setenv("STEPS", "5")
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    folder = tmp_path / "vae" / "row-steps5"
+    kept, frames = {}, []
+
+    def generate(network, count, seed):
+        path = folder / "decoder.keras"
+        kept[len(frames)] = (run.read_state(folder) or run.State(0, 0, {}, 0)).best, path.exists() and path.read_bytes()
+        frames.append(0)
+        if len(frames) == 4:  # step 3
+            signal.raise_signal(signal.SIGTERM)
+        return module.generate(network, count, seed)
+
+    for code in (128 + signal.SIGTERM, None):
+        try:
+            run.train({"row": row}, module.build, generate, module.CURVES)
+        except SystemExit as stop:
+            assert stop.code == code
+    # At the frame of a step, what the steps before it left.
+    best = [value and [round(value[0], 3), value[1]] for value, _ in kept.values()]
+    assert best == [None, None, [0.5, 1], [0.2, 2], [0.2, 2], [0.2, 2]]
+    networks = [network for _, network in kept.values()]
+    assert networks[3] == networks[4] == networks[5] != networks[2]
+    state = run.read_state(folder)
+    assert state.best[1] == 5 and (folder / "decoder.keras").read_bytes() != networks[5]
