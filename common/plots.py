@@ -35,12 +35,13 @@ def sheet(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 def gif(frames: list[Path], path: Path) -> None:
     """An animation of at most 40 of the 8x8 sheets in `frames`, evenly spaced, the last one held for two seconds.
 
-    To stay within some hundred kB: the 5x5 images at the top left, in few colours.
+    To stay within some hundred kB: the 5x5 images at the top left, in few colours; of larger ones 3x3 and 20 frames.
     """
     pictures = []
-    for i in np.unique(np.linspace(0, len(frames) - 1, 40).round().astype(int)):
+    side, count = (5, 40) if Image.open(frames[0]).width < 300 else (3, 20)
+    for i in np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)):
         frame = Image.open(frames[i])
-        corner = frame.crop((0, 0, frame.width * 5 // 8, frame.height * 5 // 8))
+        corner = frame.crop((0, 0, frame.width * side // 8, frame.height * side // 8))
         pictures.append(corner.quantize(16 if frame.mode == "L" else 64))
     durations = [120] * (len(pictures) - 1) + [2000]
     with whole(path) as draft:

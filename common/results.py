@@ -1,7 +1,8 @@
 """`python -m common.results`: what the repository keeps of the measured runs.
 
-Copies of each full-length run in RUNS_DIR its metrics, a thinned log, the pictures and the small network that draws
-into results/, then writes README.md's table anew from all that results/ holds.
+Copies of each run in RUNS_DIR its metrics, a thinned log, the pictures and, if it is small, the network that draws
+into results/, then writes README.md's table anew from all that results/ holds. Rehearsals (STEPS) are not kept, nor is
+a run of fewer steps than what is there, nor any picture with CelebA's own images, which may not be published.
 """
 
 import csv
@@ -17,6 +18,13 @@ from PIL import Image
 from common import data, run
 
 RESULTS = data.ROOT / "results"
+ORIGINALS = ("reconstructions", "dev_sheet")  # the figures that show images of the dataset
+# The number of its own that the table shows of a model.
+OWN = {
+    "dev ELBO (nats)": "dev ELBO {:.2f} nats",
+    "test MSE": "test MSE {:.5f}",
+    "asked label read (share)": "label read {:.1%}",
+}
 START, END = "<!-- table: python -m common.results -->", "<!-- end of table -->"
 
 
@@ -25,7 +33,10 @@ def keep(folder: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "metrics.json", target)
     shutil.copy(folder / "training.gif", target)
+    faces = "CelebA" in json.loads((folder / "metrics.json").read_text())["dataset"]
     for picture in folder.glob("[!~]*.png"):  # in 128 colours they take a third of the space
+        if faces and picture.stem in ORIGINALS:
+            continue
         Image.open(picture).convert("RGB").quantize(128).save(target / picture.name, optimize=True)
     log = run.read_log(folder)
     every = max(1, len(log) // 500)
@@ -36,6 +47,8 @@ def keep(folder: Path, target: Path) -> None:
     for name in ("generator", "decoder"):
         if (folder / f"{name}.keras").is_file():
             shrink(folder / f"{name}.keras", target / f"{name}.keras")
+            if (target / f"{name}.keras").stat().st_size > 1_000_000:
+                (target / f"{name}.keras").unlink()
 
 
 def shrink(path: Path, target: Path) -> None:
@@ -48,19 +61,22 @@ def shrink(path: Path, target: Path) -> None:
 
 def table() -> str:
     """README.md's table: a line for every folder of results/, and one for the real dev images of each dataset."""
-    columns = ["run", "dataset", "FID (classifier)", "KID (classifier)", "precision", "recall", "sharpness"]
-    columns += ["FID (Inception)", "dev ELBO, nats", "minutes", "the reports' FID (extractor not stated)"]
-    lines = [columns, ["---", "---", *["---:"] * (len(columns) - 3), "---"]]
+    columns = ["run", "dataset", "steps", "FID (classifier)", "KID (classifier)", "precision", "recall", "sharpness"]
+    columns += ["FID (Inception)", "its own number", "minutes", "the reports' (a FID's extractor not stated)"]
+    lines = [columns, ["---", "---", *["---:"] * (len(columns) - 5), "---", "---:", "---"]]
     real = {}
-    for path in sorted(RESULTS.glob("*/*/metrics.json")):
+    for path in sorted(RESULTS.glob("*/*/metrics.json"), key=lambda path: ("celeba" in path.parent.name, path)):
         result = json.loads(path.read_text())
         name = f"`{result['model']}` `{result['run']}`" + f", seed {result['seed']}" * (result["seed"] != 0)
-        elbo = result["own"].get("dev ELBO (nats)")
-        lines.append([name, result["dataset"], *numbers(result["metrics"]), "" if elbo is None else f"{elbo:.2f}"])
-        reported = ", ".join(f"{report}: {value['FID']}" for report, value in result["reported"].items())
-        lines[-1] += [f"{result['seconds'] / 60:.0f}", reported]
+        steps = f"{result['steps']:,}"
+        if result["steps"] < result["steps_planned"]:
+            steps += f" of {result['steps_planned']:,}"
+        lines.append([name, result["dataset"], steps, *numbers(result["metrics"])])
+        own = [pattern.format(result["own"][key]) for key, pattern in OWN.items() if key in result["own"]]
+        reported = [f"{report}: {k} {v}" for report, figures in result["reported"].items() for k, v in figures.items()]
+        lines[-1] += [", ".join(own), f"{result['seconds'] / 60:.0f}", ", ".join(reported)]
         real[result["dataset"]] = result["real dev images"]
-    lines += [["real dev images", name, *numbers(metrics), "", "", ""] for name, metrics in real.items()]
+    lines += [["real dev images", name, "", *numbers(metrics), "", "", ""] for name, metrics in real.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -77,9 +93,12 @@ def numbers(metrics: dict) -> list[str]:
 if __name__ == "__main__":
     for path in sorted(Path(os.environ.get("RUNS_DIR") or data.ROOT / "runs").glob("*/*/metrics.json")):
         result = json.loads(path.read_text())
-        if result["steps"] == result["steps_planned"]:
-            keep(path.parent, RESULTS / result["model"] / path.parent.name)
-            print(f"kept {RESULTS / result['model'] / path.parent.name}")
+        target = RESULTS / result["model"] / path.parent.name
+        there = target / "metrics.json"
+        fewer = there.is_file() and result["steps"] < json.loads(there.read_text())["steps"]
+        if "-steps" not in target.name and not fewer:
+            keep(path.parent, target)
+            print(f"kept {target}")
     readme = data.ROOT / "README.md"
     before, rest = readme.read_text().split(START)
     with data.whole(readme) as draft:

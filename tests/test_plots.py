@@ -48,6 +48,24 @@ def test_gif(tmp_path):
     assert first == 0 and np.asarray(movie.convert("L")).mean() == pytest.approx(236, abs=2)
 
 
+def test_gif_of_large_images(tmp_path):
+    """In few frames of 3x3."""
+    frames = [tmp_path / f"{i:03}.png" for i in range(60)]
+    for frame in frames:
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, [528, 528, 3], np.uint8)).save(frame)
+    plots.gif(frames, tmp_path / "training.gif")
+    movie = Image.open(tmp_path / "training.gif")
+    assert movie.n_frames <= 20 and movie.size == (198, 198)
+
+
+def test_curves_leave_out_what_the_log_has_not(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    log = [{"step": str(i), "loss": "1", "mse": "2"} for i in range(5)]
+    plots.curves(log, {"loss": ["loss"], "nats": ["elbo"], "error": ["mse"]}, tmp_path / "curves.png", "title")
+    assert [axis.get_ylabel() for axis in drawn[0].axes] == ["loss", "error"]
+
+
 def draw_all(folder, scale):
     """Each figure, of data that `scale` changes."""
     log = [{"step": str(i), "loss": str(i**-scale), "dev_loss": str(2 / i) if i == 3 else ""} for i in range(1, 6)]
@@ -56,7 +74,8 @@ def draw_all(folder, scale):
     plots.pictures({"a": images, "b": images}, folder / "pictures.png", "title")
     plots.pairs({"a": images, "b": images}, folder / "pairs.png", "title")
     codes = np.random.default_rng(scale).normal(size=[40, 5]).astype(np.float32)
-    plots.tsne(codes, np.arange(40) % 10, list("0123456789"), folder / "tsne.png", "title")
+    labels = {"digits": (np.arange(40) % 10, list("0123456789")), "even": (np.arange(40) % 2, ["even", "odd"])}
+    plots.tsne(codes, labels, folder / "tsne.png", "{count} codes")
     plots.latent_grids(lambda z: np.full([len(z), 8, 8, 3], 50 * scale, np.uint8), codes[:4], folder, "title")
     plots.fid_by_step({0: 100.0, 10: 10.0 * scale}, folder / "fid.png", "title")
     return {path.name: path.read_bytes() for path in folder.iterdir()}

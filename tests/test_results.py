@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 import vae.train
-from common import results
+from common import results, run
 
 METRICS = {
     "FID (classifier)": 12.3456, "KID (classifier)": 1.5, "KID standard error": 0.25, "precision": 0.5, "recall": 0.25,
@@ -17,8 +17,8 @@ METRICS = {
 def make_run(folder):
     """A folder as train.py and test.py leave it, of a decoder that is not trained."""
     (folder / "samples").mkdir(parents=True)
-    model = vae.train.build((32, 32, 1), latent_dim=10, learning_rate=1e-3)
-    model.networks()["decoder"].save(folder / "decoder.keras")
+    row = {key: value for key, value in vae.train.RUNS["mnist_z10"].items() if key not in run.OURS}
+    vae.train.build((32, 32, 1), **row).networks()["decoder"].save(folder / "decoder.keras")
     metrics = {
         "model": "vae", "run": "mnist_z10", "dataset": "MNIST", "steps": 25_000, "steps_planned": 25_000, "seed": 0,
         "seconds": 600.0, "metrics": METRICS, "real dev images": METRICS | {"FID (classifier)": 2.0},
@@ -50,14 +50,33 @@ def test_keep_and_table(tmp_path, monkeypatch):
     images = [vae.train.generate(keras.saving.load_model(path), 16, 0).astype(int) for path in (before, after)]
     assert np.abs(images[0] - images[1]).max() <= 1
 
-    head, line, run, floor = results.table().splitlines()
-    cells = [cell.strip() for cell in run.strip("|").split("|")]
-    assert cells[:2] == ["`vae` `mnist_z10`", "MNIST"]
-    assert cells[2:] == [
-        "12.35", "1.50 ± 0.25", "0.500", "0.250", "0.125", "unmeasured", "-101.23", "10", "A: 46.601, E: 95.49",
+    head, line, measured, floor = results.table().splitlines()
+    cells = [cell.strip() for cell in measured.strip("|").split("|")]
+    assert cells[:3] == ["`vae` `mnist_z10`", "MNIST", "25,000"]
+    assert cells[3:] == [
+        "12.35", "1.50 ± 0.25", "0.500", "0.250", "0.125", "unmeasured", "dev ELBO -101.23 nats", "10",
+        "A: FID 46.601, E: FID 95.49",
     ]  # fmt: skip
     assert "2.00" in floor and "real" in floor
-    assert head.count("|") == line.count("|") == run.count("|") == floor.count("|")
+    assert head.count("|") == line.count("|") == measured.count("|") == floor.count("|")
+
+
+def test_faces_are_not_published(tmp_path, monkeypatch):
+    """Nor is a network of more than a megabyte; and the steps done of a run that is not at its end are said."""
+    make_run(tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics |= {"run": "celeba_z512", "dataset": "13,859 CelebA faces", "steps": 300, "own": {"test MSE": 0.01}}
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    for name in ("reconstructions", "dev_sheet", "decoded", "pairs"):
+        Image.fromarray(np.zeros([8, 8], np.uint8)).save(tmp_path / "run" / f"{name}.png")
+    row = {key: value for key, value in vae.train.RUNS["celeba_z512"].items() if key not in run.OURS}
+    vae.train.build((64, 64, 3), **row).networks()["decoder"].save(tmp_path / "run" / "decoder.keras")
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    target = tmp_path / "results" / "vae" / "celeba_z512"
+    results.keep(tmp_path / "run", target)
+    kept = {path.name for path in target.iterdir()}
+    assert kept == {"metrics.json", "log.csv", "training.gif", "samples.png", "decoded.png", "pairs.png"}
+    assert "| 300 of 25,000 |" in results.table() and "| test MSE 0.01000 |" in results.table()
 
 
 def test_the_table_of_no_results(tmp_path, monkeypatch):
