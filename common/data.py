@@ -189,9 +189,14 @@ def _cached(parent: Path, file: str, names: list[str], stamp: Callable, decode: 
         if str(cache["fingerprint"]) == fingerprint:
             return cache["images"]
     print(f"  decoding {len(names):,} images, once", flush=True)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow releases the interpreter's lock
-        decoded = threads.map(decode, names)
-        images = np.stack(list(tqdm(decoded, total=len(names), unit="image", disable=not sys.stdout.isatty())))
+    groups = [names[i : i + 50] for i in range(0, len(names), 50)]  # a thread's task, to switch less often
+    bar = tqdm(total=len(names), unit="image", file=sys.stdout, disable=not sys.stdout.isatty())
+    with ThreadPoolExecutor(os.cpu_count()) as threads, bar:  # Pillow releases the interpreter's lock
+        parts = []
+        for part in threads.map(lambda group: np.stack([decode(name) for name in group]), groups):
+            parts.append(part)
+            bar.update(len(part))
+    images = np.concatenate(parts)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"~{os.getpid()}-{file}")

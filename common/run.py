@@ -451,10 +451,10 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
         }
         with whole(run.folder / "metrics.json") as draft:
             draft.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-        print(f"  {'':38}{'generated':>12}{'real':>12}")
+        print(f"  {'':46}{'generated':>12}{'real':>12}")
         for name, value in (generated | own).items():
             cells = ["" if number is None else f"{number:.5g}" for number in (value, floor.get(name))]
-            print(f"  {name:38}{cells[0]:>12}{cells[1]:>12}")
+            print(f"  {name:46}{cells[0]:>12}{cells[1]:>12}")
         for report_name, figures in run.row["reported"].items():
             figures = ", ".join(f"{key} {value}" for key, value in figures.items())
             if figures:
