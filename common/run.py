@@ -210,10 +210,9 @@ class Recorder(keras.callbacks.Callback):
     def frame(self):
         """A sample sheet from the same noise each time, and at every tenth of the run the network that drew it."""
         network = next(iter(self.model.networks().values()))
-        sheet = plots.sheet(self.generate(network, 64, self.run.seed))
+        images = self.generate(network, 64, self.run.seed)
         for path in (self.run.folder / "samples" / f"{self.step:08}.png", self.run.folder / "samples.png"):
-            with whole(path) as draft:
-                keras.utils.save_img(draft, sheet, scale=False)
+            draw_samples(images, path)
         if self.step in self.snapshots or self.step >= self.run.steps:
             with whole(self.run.folder / "snapshots" / f"{self.step:08}.keras") as draft:
                 network.save(draft)
@@ -252,6 +251,12 @@ class Recorder(keras.callbacks.Callback):
                 opened.close()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+
+
+def draw_samples(images: np.ndarray, path: Path) -> None:
+    """A sheet of images, without a frame around it."""
+    with whole(path) as draft:
+        keras.utils.save_img(draft, plots.sheet(images), scale=False)
 
 
 def save_networks(model: keras.Model, folder: Path) -> None:
@@ -424,6 +429,7 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
         title = f"{run.title}: {len(dev):,} samples against the dev set"
         plots.fid_by_step(by_step, run.folder / "fid_by_step.png", title)
         print("  drawing", flush=True)
+        draw_samples(generate(networks[network], 64, run.seed), run.folder / "samples.png")  # of the step measured
         draw_training(run, curves)
         own = report(run, networks, images)
 
