@@ -23,16 +23,19 @@ def report(run, networks, images):
         title = f"{run.title}: ten pairs, each of the same noise"
     plots.pairs(rows, run.folder / "pairs.png", title)
 
+    readable = fid.readable_attributes() if images.test.labels.ndim == 2 else []
+
     def read(pictures):
         found = fid.classifier_labels(pictures, run.row["dataset"])
         if labels == "class":
             return found, None
-        index = images.names.index(labels)
-        return found[:, index], np.delete(found, index, 1)
+        rest = [i for i, name in enumerate(images.names) if name in readable and name != labels]
+        return found[:, images.names.index(labels)], found[:, rest]
 
     real = read(images.dev.images)[0] == images.dev.targets(labels, images.names)
     own = label_numbers(generator, classes, read, run.seed)
-    return own | {"label read off real dev images (share)": float(real.mean())}
+    own["label read off real dev images (share)"] = float(real.mean())
+    return own | ({"other attributes looked at": len({*readable} - {labels})} if readable else {})
 
 
 def label_numbers(generator, classes, read, seed, count=2_000):
@@ -82,4 +85,4 @@ def difference(a, b):
 
 
 if __name__ == "__main__":
-    run.test(RUNS, "generator", generate, CURVES, report)
+    run.test(RUNS, ("generator",), generate, CURVES, report)

@@ -162,7 +162,11 @@ def draw_inputs(generator, count, classes, seed):
 def build(image_shape, *, classes, latent_dim, width, slope, learning_rate, seed=0):
     """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape` and labels (batch,) below `classes`.
 
-    Images are square, of 8, 16, 32, 64 or more pixels a side.
+    Args:
+        image_shape: square, the side a power of two from 8 on.
+        classes: 10 for digits; of 2 the label is one bit, an attribute.
+        width: channels of G's last and of D's first hidden layer; each one further in has twice as many.
+        slope: of the LeakyReLUs.
     """
     keras.utils.set_random_seed(seed)
     generator = build_generator(image_shape, latent_dim, classes, width, slope)

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import tensorflow as tf
 from PIL import Image
 from tqdm import tqdm
 
+CROP = (15, 35, 163, 183)  # of CelebA's 178x218: the central 148x148
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,10 +31,21 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` in one stroke when the block ends without an exception."""
-    draft = path.with_name("~" + path.name)
-    yield draft
-    draft.replace(path)
+    """A path to write to, which becomes `path` in one stroke when the block ends without an exception.
+
+    The draft's name is the process's own; one that a killed process left is removed when it is an hour old.
+    """
+    for left in path.parent.glob(f"~*-{path.name}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
+    draft = path.with_name(f"~{os.getpid()}-{path.name}")
+    try:
+        yield draft
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def deflate(path: Path) -> None:
@@ -104,8 +117,8 @@ def _celeba() -> Dataset:
     The first 44,621 by name: 40,000 training, 2,621 test and 2,000 dev images; of fewer faces, fewer training images.
     """
     parent = folder() / "celeba"
-    names, read, stamp = _jpegs(parent)
-    attributes, rows = _attributes(parent / "list_attr_celeba.txt", names)
+    faces, names, read, stamp = _jpegs(parent)
+    attributes, rows = _attributes(parent / "list_attr_celeba.txt", names, faces)
     names = names[:44_621]
     if len(names) < 6_000:
         raise UserError(f"{parent} holds {len(names):,} faces, fewer than 6,000: complete img_align_celeba")
@@ -119,11 +132,11 @@ def _celeba() -> Dataset:
             with Image.open(io.BytesIO(read(name))) as face:
                 if face.size != (178, 218):
                     raise ValueError(f"{face.width}x{face.height} pixels, not 178x218")
-                # The central 148x148; Pillow's filters widen with the scale, so that nothing is aliased.
-                square = face.convert("RGB").crop((15, 35, 163, 183))
+                # Pillow's filters widen with the scale, so that nothing is aliased.
+                square = face.convert("RGB").crop(CROP)
                 return np.asarray(square.resize((64, 64), Image.Resampling.BILINEAR))
         except Exception as error:  # Pillow, zipfile and zlib each have their own for a damaged file
-            raise UserError(f"{parent / 'img_align_celeba' / name} is damaged ({error}): get it again") from error
+            raise UserError(f"{faces / name} is damaged ({error}): get it again") from error
 
     images = _cached(parent, "celeba64.npz", names, stamp, decode)
     source = "CelebA" if len(names) == 44_621 else f"{len(names):,} CelebA faces"
@@ -131,31 +144,35 @@ def _celeba() -> Dataset:
     return Dataset(source, str(parent), attributes, *(Split(images[part], labels[part]) for part in parts))
 
 
-def _jpegs(parent: Path) -> tuple[list[str], Callable[[str], bytes], Callable[[str], object]]:
-    """The JPEGs of CelebA's folder or zip: the sorted names, each one's bytes, and what changes when it does."""
+def _jpegs(parent: Path) -> tuple[Path, list[str], Callable[[str], bytes], Callable[[str], object]]:
+    """CelebA's folder or zip, the sorted names of its JPEGs, each one's bytes, and what changes when it does."""
     path, archive = parent / "img_align_celeba", parent / "img_align_celeba.zip"
     if path.is_dir():
-        names = sorted(entry.name for entry in os.scandir(path) if entry.name.endswith(".jpg"))
+        names = sorted(entry.name for entry in os.scandir(path) if _is_jpeg(entry.name))
 
         def stamp(name):
             stat = (path / name).stat()
             return stat.st_size, stat.st_mtime_ns
 
-        return names, lambda name: (path / name).read_bytes(), stamp
+        return path, names, lambda name: (path / name).read_bytes(), stamp
     if archive.is_file():
         try:
             file = zipfile.ZipFile(archive)
         except (zipfile.BadZipFile, OSError) as error:
             raise UserError(f"{archive} is damaged ({error}): get it again") from error
-        members = {Path(info.filename).name: info for info in file.infolist() if info.filename.endswith(".jpg")}
-        return sorted(members), lambda name: file.read(members[name]), lambda name: members[name].CRC
+        members = {Path(info.filename).name: info for info in file.infolist() if _is_jpeg(Path(info.filename).name)}
+        return archive, sorted(members), lambda name: file.read(members[name]), lambda name: members[name].CRC
     raise UserError(
         f"no {path} and no {archive.name} beside it: get CelebA's aligned faces and list_attr_celeba.txt at "
         "mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or set DATA_DIR to the folder that holds celeba/"
     )
 
 
-def _attributes(path: Path, names: list[str]) -> tuple[list[str], dict[str, str]]:
+def _is_jpeg(name: str) -> bool:
+    return name.endswith(".jpg") and not name.startswith(".")  # macOS adds a ._ to each file
+
+
+def _attributes(path: Path, names: list[str], faces: Path) -> tuple[list[str], dict[str, str]]:
     """The 40 names of CelebA's attributes, and by image name the line of its values; it must list `names`, no more."""
     if not path.is_file():
         raise UserError(f"no {path}: get it where the faces are from, mmlab.ie.cuhk.edu.hk/projects/CelebA.html")
@@ -166,10 +183,11 @@ def _attributes(path: Path, names: list[str]) -> tuple[list[str], dict[str, str]
             raise ValueError(f"{len(rows):,} images of {int(count):,}, {len(head.split())} attributes of 40")
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): get it again") from error
-    for these, those, where in ((names, rows, path.name), (rows, set(names), "img_align_celeba")):
+    for these, those, one, other in ((names, rows, faces, path), (rows, set(names), path, faces)):
         if missing := [name for name in these if name not in those]:
             raise UserError(
-                f"{len(missing):,} faces are not in {path.parent / where}, {missing[0]} for one: complete it"
+                f"{len(missing):,} faces of {one} are not in {other}, {missing[0]} for one: "
+                "complete it, or take them out of the former"
             )
     return head.split(), rows
 
@@ -180,7 +198,8 @@ def _cached(parent: Path, file: str, names: list[str], stamp: Callable, decode: 
     It lies in `parent` if that can be written, else in the user's cache folder, and is made anew when the source
     has changed. Each of two processes at once writes a file of its own, and the second replaces the first's.
     """
-    fingerprint = hashlib.sha256(repr([(name, stamp(name)) for name in names]).encode()).hexdigest()
+    source = [CROP, *((name, stamp(name)) for name in names)]
+    fingerprint = hashlib.sha256(repr(source).encode()).hexdigest()
     if not (os.access(parent, os.W_OK) and parent.stat().st_mode & 0o222):  # root may, but was told not to
         parent = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "image-generators"
     path = parent / file
@@ -199,12 +218,8 @@ def _cached(parent: Path, file: str, names: list[str], stamp: Callable, decode: 
     images = np.concatenate(parts)
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"~{os.getpid()}-{file}")
-        try:
+        with whole(path) as draft:
             np.savez(draft, images=images, fingerprint=fingerprint)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
     except OSError as error:
         print(f"*** The images are not cached: cannot write {path} ({error.strerror})")
     return images

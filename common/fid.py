@@ -102,6 +102,12 @@ def classifier_labels(images: np.ndarray, name: str) -> np.ndarray:
     return (logits > 0).astype(np.uint8) if name == "celeba" else logits.argmax(1).astype(np.uint8)
 
 
+def readable_attributes() -> list[str]:
+    """CelebA's attributes that its classifier reads more than two points better than a constant would."""
+    attributes = json.loads((WEIGHTS / "celeba.json").read_text())["attributes"]
+    return [name for name, row in attributes.items() if row["accuracy"] > row["more frequent value"] + 0.02]
+
+
 @functools.cache
 def _inception():
     """TF-GAN's Inception of TF-Hub; None, and a line that says so, where it can't be had."""
@@ -224,5 +230,11 @@ def measure(sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray,
 
 
 if __name__ == "__main__":
-    name = (sys.argv[1:] or ["mnist"])[0]
-    train_classifier(name, epochs={"mnist": 14, "celeba": 20}[name])
+    epochs, name = {"mnist": 14, "celeba": 20}, (sys.argv[1:] or ["mnist"])[0]
+    try:
+        if name not in epochs:
+            raise data.UserError(f"no classifier of {name!r}: choose one of {', '.join(epochs)}")
+        train_classifier(name, epochs[name])
+    except data.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

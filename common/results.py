@@ -2,7 +2,7 @@
 
 Copies of each run in RUNS_DIR its metrics, a thinned log, the pictures and, if it is small, the network that draws
 into results/, then writes README.md's table anew from all that results/ holds. Rehearsals (STEPS) are not kept, nor is
-a run of fewer steps than what is there, nor any picture with CelebA's own images, which may not be published.
+a run of fewer images or steps than what is there, nor a picture with CelebA's own images, which may not be published.
 """
 
 import csv
@@ -18,7 +18,8 @@ from PIL import Image
 from common import data, run
 
 RESULTS = data.ROOT / "results"
-ORIGINALS = ("reconstructions", "dev_sheet")  # the figures that show images of the dataset
+# The figures without an image of the dataset.
+GENERATED = ("samples", "curves", "fid_by_step", "interpolation", "extrapolation", "decoded", "tsne", "pairs")
 # The number of its own that the table shows of a model.
 OWN = {
     "dev ELBO (nats)": "dev ELBO {:.2f} nats",
@@ -35,7 +36,7 @@ def keep(folder: Path, target: Path) -> None:
     shutil.copy(folder / "training.gif", target)
     faces = "CelebA" in json.loads((folder / "metrics.json").read_text())["dataset"]
     for picture in folder.glob("[!~]*.png"):  # in 128 colours they take a third of the space
-        if faces and picture.stem in ORIGINALS:
+        if faces and picture.stem not in GENERATED:
             continue
         Image.open(picture).convert("RGB").quantize(128).save(target / picture.name, optimize=True)
     log = run.read_log(folder)
@@ -90,13 +91,21 @@ def numbers(metrics: dict) -> list[str]:
     return [*cells, "unmeasured" if inception is None else f"{inception:.2f}"]
 
 
+def worth_keeping(result: dict, target: Path) -> bool:
+    """Whether a run is no rehearsal, and of no fewer images and steps than the one whose results are in `target`."""
+    if "-steps" in target.name:
+        return False
+    if not (target / "metrics.json").is_file():
+        return True
+    there = json.loads((target / "metrics.json").read_text())
+    return all(now >= then for now, then in zip(*((r["images"]["training"], r["steps"]) for r in (result, there))))
+
+
 if __name__ == "__main__":
     for path in sorted(Path(os.environ.get("RUNS_DIR") or data.ROOT / "runs").glob("*/*/metrics.json")):
         result = json.loads(path.read_text())
         target = RESULTS / result["model"] / path.parent.name
-        there = target / "metrics.json"
-        fewer = there.is_file() and result["steps"] < json.loads(there.read_text())["steps"]
-        if "-steps" not in target.name and not fewer:
+        if worth_keeping(result, target):
             keep(path.parent, target)
             print(f"kept {target}")
     readme = data.ROOT / "README.md"

@@ -276,7 +276,7 @@ def load_network(path: Path) -> keras.Model:
         with silenced():
             return keras.saving.load_model(path, compile=False)
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise data.UserError(f"{path} is damaged: delete it and call train.py again") from error
+        raise data.UserError(f"{path} is damaged: delete {path.parent} and call train.py again") from error
 
 
 def read_log(folder: Path) -> list[dict]:
@@ -292,7 +292,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
     """Trains the row that the command line names, or goes on with it, and leaves the results in its folder.
 
     Args:
-        runs: the rows; `dataset`, `batch_size`, `steps` and `reported` are read here, the rest goes to `build`.
+        runs: the rows; the keys OURS are read here, the rest goes to `build`.
         build: `build(image_shape, seed=..., **row)` gives a compiled model, whose `networks()` are saved by name.
         generate: `generate(network, count, seed)` draws uint8 images (count, H, W, C) from the first of `networks()`.
         curves: the panels of curves.png, the columns of log.csv by the label of their axis.
@@ -316,7 +316,8 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
             raise data.UserError(f"{run.folder} was trained on {then.get('images')}, but here is {now['images']}")
         if changed := [key for key in {*now, *then} if now.get(key) != then.get(key)]:
             raise data.UserError(
-                f"{run.folder} was trained with another {', '.join(changed)}: delete it to start anew, or set RUNS_DIR"
+                f"{run.folder} was trained with another {', '.join(changed)}, or by another version: "
+                "delete it to start anew, or set RUNS_DIR"
             )
         describe(run, images)
         hyper = {k: v for k, v in run.row.items() if k not in OURS}
@@ -361,7 +362,7 @@ def describe(run: Run, images: data.Dataset) -> None:
 
 def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, generate: Callable) -> int | None:
     """Trains `model` from `state.step` to `run.steps`, or until a signal, whose number it then returns."""
-    recorder = Recorder(run, state, generate, tf.data.Dataset.from_tensor_slices(images.dev.images).batch(500))
+    recorder = Recorder(run, state, generate, tf.data.Dataset.from_tensor_slices(images.dev.images).batch(100))
     # On a CPU (measured on two AVX2 cores) XLA is as fast as or faster than the rest for the small networks of 32x32
     # images, and slower for the wide ones. Ten steps an execution save Python's part of a small step.
     small = bool(DEVICES) or images.train.images.shape[1] <= 32
@@ -386,12 +387,12 @@ def draw_training(run: Run, curves: dict) -> None:
     plots.gif(sorted((run.folder / "samples").glob("[!~]*.png")), run.folder / "training.gif")
 
 
-def test(runs: dict, network: str, generate: Callable, curves: dict, report: Callable) -> None:
+def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict, report: Callable) -> None:
     """Measures what `train` left of the row that the command line names, draws its figures, writes metrics.json.
 
     Args:
         runs: as for `train`.
-        network: the name of the network that `generate` draws from.
+        networks: the names of the networks to load, the first that which `generate` draws from.
         generate, curves: as for `train`.
         report: `report(run, networks, images)` draws the model's own figures into `run.folder` and returns its own
             numbers; `networks` by name, `images` a `data.Dataset`.
@@ -399,8 +400,11 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
     with one_line_errors():
         run = select(runs, report)
         state = read_state(run.folder)
-        if state is None or not (run.folder / f"{network}.keras").is_file():
-            raise data.UserError(f"no trained network in {run.folder}; first: {run.command('train.py')}")
+        if state is None or not all((run.folder / f"{name}.keras").is_file() for name in networks):
+            raise data.UserError(
+                f"no trained {' and '.join(networks)} in {run.folder}; delete it if it is there, "
+                f"then: {run.command('train.py')}"
+            )
         dataset = run.row["dataset"]
         images = data.load(dataset)
         if images.source != state.row["images"]:
@@ -408,13 +412,14 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
         describe(run, images)
         kept = f"; measured is step {state.best[1]:,}, of the lowest {run.row['keep']}" if state.best else ""
         print(f"  state   {state.step:,} of {run.steps:,} steps done{kept}")
-        networks = {path.stem: load_network(path) for path in sorted(run.folder.glob("[!~]*.keras"))}
+        loaded = {name: load_network(run.folder / f"{name}.keras") for name in networks}
+        network = networks[0]
 
         real = images.test.images
         count = min(10_000, len(real))
         print(f"  measuring {count:,} generated images", flush=True)
         # The dev images, which no network was trained on, show what real images reach: the scale of the numbers.
-        sets = {"generated": generate(networks[network], count, run.seed), "real": images.dev.images}
+        sets = {"generated": generate(loaded[network], count, run.seed), "real": images.dev.images}
         generated, floor = fid.measure(sets, real, images.train.images, dataset).values()
         dev = fid.classifier_features(images.dev.images, dataset)
         step = state.best[1] if state.best else state.step
@@ -429,9 +434,9 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
         title = f"{run.title}: {len(dev):,} samples against the dev set"
         plots.fid_by_step(by_step, run.folder / "fid_by_step.png", title)
         print("  drawing", flush=True)
-        draw_samples(generate(networks[network], 64, run.seed), run.folder / "samples.png")  # of the step measured
+        draw_samples(generate(loaded[network], 64, run.seed), run.folder / "samples.png")  # of the step measured
         draw_training(run, curves)
-        own = report(run, networks, images)
+        own = report(run, loaded, images)
 
         metrics = {
             "model": run.script.name,
@@ -466,5 +471,5 @@ def test(runs: dict, network: str, generate: Callable, curves: dict, report: Cal
             if figures:
                 print(f"  report {report_name} wrote {figures}; of a FID it states no extractor: not to be compared")
         if state.step < run.steps:
-            print(f"  UNFINISHED: these are the numbers of step {state.step:,} of {run.steps:,}")
+            print(f"  UNFINISHED: {state.step:,} of {run.steps:,} steps done; these are the numbers of step {step:,}")
         print(f"done: metrics.json and the figures are in {run.folder}")

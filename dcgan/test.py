@@ -17,4 +17,4 @@ def report(run, networks, images):
 
 
 if __name__ == "__main__":
-    run.test(RUNS, "generator", generate, CURVES, report)
+    run.test(RUNS, ("generator",), generate, CURVES, report)

@@ -18,24 +18,26 @@ import tensorflow as tf
 from keras import layers
 
 # One row per experiment, the first is the default. A step is one update of D. `g_slope`, `d_slope`: of G's and D's
-# LeakyReLU. `reported`: the figures of the reports. Of celeba_z128 B names no batch size, of celeba_z100 C no widths
-# and no slope in G: ours.
+# LeakyReLU. `norm_first`: whether D's first layer has batch norm. `reported`: the figures of the reports. Ours are the
+# batch size and all of Adam but its rate in celeba_z128 (B), the widths and G's slope in celeba_z100 (C), and in both
+# the initial weights, which are the paper's.
 RUNS = {
     "mnist": dict(
         dataset="mnist", batch_size=64, steps=25_000, latent_dim=100, width=16, bias=False, g_slope=0.0, d_slope=0.2,
-        last_stride=2, g_updates=1, learning_rate=2e-4, reported={"A": {"FID": 57.070}, "E": {"FID": 74.63}},
+        last_stride=2, norm_first=False, g_updates=1, learning_rate=2e-4,
+        reported={"A": {"FID": 57.070}, "E": {"FID": 74.63}},
     ),
     "mnist_bias": dict(
         dataset="mnist", batch_size=64, steps=25_000, latent_dim=100, width=16, bias=True, g_slope=0.0, d_slope=0.2,
-        last_stride=2, g_updates=1, learning_rate=2e-4, reported={"A": {"FID": "above 80"}},
+        last_stride=2, norm_first=False, g_updates=1, learning_rate=2e-4, reported={"A": {"FID": "above 80"}},
     ),
     "celeba_z100": dict(  # 300 epochs of 40,000 images
         dataset="celeba", batch_size=64, steps=187_500, latent_dim=100, width=32, bias=False, g_slope=0.1, d_slope=0.1,
-        last_stride=2, g_updates=2, learning_rate=2e-4, reported={"C": {}},
+        last_stride=2, norm_first=False, g_updates=2, learning_rate=2e-4, reported={"C": {}},
     ),
     "celeba_z128": dict(
         dataset="celeba", batch_size=64, steps=55_000, latent_dim=128, width=64, bias=False, g_slope=0.2, d_slope=0.2,
-        last_stride=4, g_updates=1, learning_rate=5e-4, reported={"B": {}},
+        last_stride=4, norm_first=True, g_updates=1, learning_rate=5e-4, reported={"B": {}},
     ),
 }  # fmt: skip
 
@@ -70,20 +72,21 @@ def build_generator(image_shape, latent_dim, width, bias, slope):
     return keras.Sequential(network, name="generator")
 
 
-def build_discriminator(image_shape, width, slope, last_stride):
+def build_discriminator(image_shape, width, slope, last_stride, norm_first):
     """Images (batch, *image_shape) in [-1, 1] to the logit (batch, 1) of being real.
 
-    The last convolution, to a 1x1 map, is C's dense layer.
+    The last convolution, to a 1x1 map, is C's dense layer, without its bias: ours.
     """
 
     def down(channels, size=4, strides=2, padding="same"):
         return layers.Conv2D(channels, size, strides, padding, use_bias=False, kernel_initializer=normal(stddev=0.02))
 
     downs = (image_shape[0] // 4).bit_length() - 1
-    network = [keras.Input(image_shape, name="images"), down(width), layers.LeakyReLU(slope)]
-    for i in range(1, downs):
-        strides = last_stride if i == downs - 1 else 2
-        network += [down(width * 2**i, strides=strides), batch_norm(), layers.LeakyReLU(slope)]
+    network = [keras.Input(image_shape, name="images")]
+    for i in range(downs):
+        network += [down(width * 2**i, strides=last_stride if i == downs - 1 else 2)]
+        network += [batch_norm()] if i or norm_first else []
+        network += [layers.LeakyReLU(slope)]
     network += [down(1, 8 // last_stride, 1, "valid"), layers.Flatten()]  # of 4x4, or of 2x2
     return keras.Sequential(network, name="discriminator")
 
@@ -121,7 +124,7 @@ class DCGAN(keras.Model):
     def train_step(self, images):
         """One update of D, then one of G on the same fakes, or more on fakes of their own.
 
-        `images`: uint8 (batch, H, W, C).
+        `images`: uint8 (batch, H, W, C). Logged are the last update's g_loss and D's output after its own update.
         """
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
         seed, shape = self.draw(), [tf.shape(reals)[0], self.generator.input_shape[-1]]
@@ -152,18 +155,20 @@ class DCGAN(keras.Model):
         return self.get_metrics_result()
 
 
-def build(image_shape, *, latent_dim, width, bias, g_slope, d_slope, last_stride, g_updates, learning_rate, seed=0):
+def build(
+    image_shape, *, latent_dim, width, bias, g_slope, d_slope, last_stride, norm_first, g_updates, learning_rate, seed=0
+):
     """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape`.
 
     Args:
-        image_shape: square, of 16, 32, 64 or more pixels a side.
+        image_shape: square, the side a power of two from 16 on.
         width: channels of G's last and of D's first hidden layer; each one further in has twice as many.
         last_stride: of D's last hidden layer, 2 or 4.
         g_updates: updates of G after each of D.
     """
     keras.utils.set_random_seed(seed)
     generator = build_generator(image_shape, latent_dim, width, bias, g_slope)
-    discriminator = build_discriminator(image_shape, width, d_slope, last_stride)
+    discriminator = build_discriminator(image_shape, width, d_slope, last_stride, norm_first)
     model = DCGAN(generator, discriminator, g_updates, learning_rate, seed)
     model.compile(optimizer=None)
     return model

@@ -116,6 +116,8 @@ def test_the_networks_of_the_faces_are_the_reports(name, generator, discriminato
     assert shapes == generator
     shapes = [layer.output.shape[2:] for layer in model.discriminator.layers if "conv" in layer.name]
     assert shapes == [*discriminator, (1, 1)]
+    norms = [isinstance(layer, keras.layers.BatchNormalization) for layer in model.discriminator.layers]
+    assert sum(norms) == {"celeba_z100": 3, "celeba_z128": 4}[name]
 
 
 def test_the_outer_convolutions_are_dense_layers():

@@ -93,9 +93,9 @@ def test_each_row_stops_resumes_and_is_measured(row, faces, monkeypatch, tmp_pat
 
     monkeypatch.setenv("RUNS_DIR", str(tmp_path / "stopped"))
     module = TESTS[script]
-    network = "decoder" if script == "vae" else "generator"
+    networks = ("decoder", "encoder") if script == "vae" else ("generator",)
     capsys.readouterr()
-    run.test(module.RUNS, network, module.generate, module.CURVES, module.report)
+    run.test(module.RUNS, networks, module.generate, module.CURVES, module.report)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["dataset"] == "drawn faces" and metrics["steps"] == 2
     assert metrics["steps_planned"] == MODULES[script].RUNS[name]["steps"]
@@ -107,7 +107,8 @@ def test_each_row_stops_resumes_and_is_measured(row, faces, monkeypatch, tmp_pat
         assert {"samples", "interpolation", "curves"} <= pictures
     else:
         assert "pairs" in pictures and 0 <= own["other attributes changed by the label (share)"] <= 1
-        assert 0.3 < own["asked label read (share)"] < 0.7
+        assert own["other attributes looked at"] == len(fid.readable_attributes()) - 1
+        assert own["asked label read (share)"] == pytest.approx(0.5, abs=0.05)  # two steps teach nothing
 
 
 def check_vae(folder, metrics, faces):
@@ -151,11 +152,10 @@ def test_the_lowest_dev_mse_is_kept_over_a_resume(faces, monkeypatch, tmp_path):
             signal.raise_signal(signal.SIGTERM)
         return module.generate(network, count, seed)
 
-    for code in (128 + signal.SIGTERM, None):
-        try:
-            run.train({"row": row}, module.build, generate, module.CURVES)
-        except SystemExit as stop:
-            assert stop.code == code
+    with pytest.raises(SystemExit):
+        run.train({"row": row}, module.build, generate, module.CURVES)
+    assert run.read_state(folder).step == 3
+    run.train({"row": row}, module.build, generate, module.CURVES)
     # At the frame of a step, what the steps before it left.
     best = [value and [round(value[0], 3), value[1]] for value, _ in kept.values()]
     assert best == [None, None, [0.5, 1], [0.2, 2], [0.2, 2], [0.2, 2]]

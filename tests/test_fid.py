@@ -102,17 +102,24 @@ def test_classifier_reads_mnist(real_mnist):
 
 
 def test_classifier_reads_the_attributes(real_celeba):
-    """As well as the file beside its weights says, and each one better than, or as well as, a constant does."""
+    """As well as the file beside its weights says, and none much worse than a constant does."""
     said = json.loads((fid.WEIGHTS / "celeba.json").read_text())
     assert list(said["attributes"]) == real_celeba.names
     found = fid.classifier_labels(real_celeba.test.images, "celeba")
     right = (found == real_celeba.test.labels).mean(0)
-    assert right.mean() == pytest.approx(said["accuracy"], abs=2e-3)
     shares = real_celeba.test.labels.mean(0)
     for name, accuracy, share in zip(real_celeba.names, right, shares):
-        assert accuracy == pytest.approx(said["attributes"][name]["accuracy"], abs=2e-3)
         assert accuracy > max(share, 1 - share) - 0.02, name
     assert right[real_celeba.names.index("Male")] > 0.93 and right[real_celeba.names.index("Smiling")] > 0.88
+    if said["images"] == f"{len(found):,} test images of {real_celeba.source}":
+        assert right.mean() == pytest.approx(said["accuracy"], abs=2e-3)
+        for name, accuracy in zip(real_celeba.names, right):
+            assert accuracy == pytest.approx(said["attributes"][name]["accuracy"], abs=2e-3)
+
+
+def test_the_attributes_the_classifier_reads():
+    names = fid.readable_attributes()
+    assert {"Male", "Smiling", "Young"} <= {*names} and not {"Bald", "Big_Nose"} & {*names}
 
 
 def test_classifiers_features_are_what_its_logits_are_made_of():

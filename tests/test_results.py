@@ -79,6 +79,19 @@ def test_faces_are_not_published(tmp_path, monkeypatch):
     assert "| 300 of 25,000 |" in results.table() and "| test MSE 0.01000 |" in results.table()
 
 
+def test_what_is_worth_keeping(tmp_path):
+    """Nothing of fewer images or steps than what is there, and no rehearsal."""
+    target = tmp_path / "mnist_z10"
+    target.mkdir()
+    there = {"images": {"training": 55_000}, "steps": 20_000}
+    assert results.worth_keeping(there, target)
+    (target / "metrics.json").write_text(json.dumps(there))
+    assert results.worth_keeping(there, target) and results.worth_keeping(there | {"steps": 25_000}, target)
+    assert not results.worth_keeping(there | {"steps": 19_999}, target)
+    assert not results.worth_keeping({"images": {"training": 3_500}, "steps": 25_000}, target)
+    assert not results.worth_keeping(there, tmp_path / "mnist_z10-steps300")
+
+
 def test_the_table_of_no_results(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     assert len(results.table().splitlines()) == 2

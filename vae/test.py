@@ -58,7 +58,10 @@ def encode(encoder, images):
 
 
 def numbers(decoder, name, images, means, log_variances, run):
-    """The KL in nats and the ELBO, one code drawn for each image; of faces the MSE, decoded from the code's mean."""
+    """The KL in nats and the ELBO, one code drawn for each image; of faces the MSE, decoded from the code's mean.
+
+    (The log's dev_mse, by which the step is chosen, is of a code drawn for each image, as in training.)
+    """
     kl = float(kl_divergence(means, log_variances).numpy().mean())
     logits = decoder.get_layer("decoder")  # the decoder as trained, before the sigmoid
     bernoulli = run.row["reconstruction"] == "bernoulli"
@@ -67,7 +70,9 @@ def numbers(decoder, name, images, means, log_variances, run):
         noise = tf.random.stateless_normal(means.shape, [run.seed, -4])
         loss, codes = bernoulli_loss, means + tf.exp(0.5 * log_variances) * noise
     starts = range(0, len(images), 250)
-    parts = [loss(images[i : i + 250].astype(np.float32) / 255.0, logits(codes[i : i + 250])) for i in starts]
+    parts = [
+        loss(images[i : i + 250].astype(np.float32) / 255.0, logits(codes[i : i + 250], training=False)) for i in starts
+    ]
     error = float(np.concatenate(parts).mean())
     if not bernoulli:
         return {f"{name} MSE": error, f"{name} KL (nats)": kl}
@@ -79,11 +84,14 @@ def numbers(decoder, name, images, means, log_variances, run):
 
 
 def probe(codes, labels, test_codes, test_labels):
-    """The accuracy of a linear classifier of codes (n, latent_dim) on other codes; that of the most frequent label."""
-    classifier = LogisticRegression(max_iter=1_000).fit(codes, labels)
+    """The accuracy of a linear classifier of codes (n, latent_dim) on other codes; that of the most frequent label.
+
+    A logistic regression with scikit-learn's penalty, C = 1; the codes are of about unit size, as the prior has them.
+    """
+    classifier = LogisticRegression(max_iter=10_000).fit(codes, labels)
     most_frequent = np.bincount(labels).argmax()
     return float(classifier.score(test_codes, test_labels)), float((test_labels == most_frequent).mean())
 
 
 if __name__ == "__main__":
-    run.test(RUNS, "decoder", generate, CURVES, report)
+    run.test(RUNS, ("decoder", "encoder"), generate, CURVES, report)

@@ -154,11 +154,11 @@ class VAE(keras.Model):
         super().__init__()
         self.encoder, self.decoder, self.seed = encoder, decoder, seed
         if reconstruction == "bernoulli":
-            self.reconstruction_loss, self.kl_weight, name = bernoulli_loss, kl_weight, "reconstruction"
+            self.reconstruction_loss, self.kl_weight, term = bernoulli_loss, kl_weight, "reconstruction"
         else:
             latent_dim = decoder.input_shape[-1]
-            self.reconstruction_loss, self.kl_weight, name = mean_squared_error, kl_weight / latent_dim, "mse"
-        self.means = [keras.metrics.Mean(name) for name in ("loss", name, "kl")]
+            self.reconstruction_loss, self.kl_weight, term = mean_squared_error, kl_weight / latent_dim, "mse"
+        self.means = [keras.metrics.Mean(name) for name in ("loss", term, "kl")]
         self.built = True
 
     @property
@@ -206,6 +206,7 @@ def build(image_shape, *, network, latent_dim, reconstruction, kl_weight, optimi
     Args:
         image_shape: 32x32 for network "A", 64x64 for "B" and "C".
         reconstruction: "bernoulli" for the negative ELBO in nats, "mse" for the loss on faces.
+        kl_weight: of the KL, summed over the dimensions for "bernoulli", their mean for "mse".
         optimizer: a class of keras.optimizers.
     """
     keras.utils.set_random_seed(seed)
