@@ -23,38 +23,37 @@ def report(run, networks, images):
         title = f"{run.title}: ten pairs, each of the same noise"
     plots.pairs(rows, run.folder / "pairs.png", title)
 
-    readable = fid.readable_attributes() if images.test.labels.ndim == 2 else []
+    others = [] if labels == "class" else [name for name in fid.readable_attributes() if name != labels]
 
     def read(pictures):
         found = fid.classifier_labels(pictures, run.row["dataset"])
         if labels == "class":
             return found, None
-        rest = [i for i, name in enumerate(images.names) if name in readable and name != labels]
-        return found[:, images.names.index(labels)], found[:, rest]
+        return found[:, images.names.index(labels)], found[:, [images.names.index(name) for name in others]]
 
     real = read(images.dev.images)[0] == images.dev.targets(labels, images.names)
-    own = label_numbers(generator, classes, read, run.seed)
-    own["label read off real dev images (share)"] = float(real.mean())
-    return own | ({"other attributes looked at": len({*readable} - {labels})} if readable else {})
+    own = label_numbers(generator, classes, read, others, run.seed)
+    return own | {"label read off real dev images (share)": float(real.mean())}
 
 
-def label_numbers(generator, classes, read, seed, count=2_000):
+def label_numbers(generator, classes, read, others, seed, count=2_000):
     """How often an independent classifier reads the asked-for label, and how much the rest moves with it.
 
     Args:
-        read: uint8 images (n, H, W, C) to their labels (n,) and all that is not the label, (n, k), or None.
+        read: uint8 images (n, H, W, C) to their labels (n,) and their other attributes (n, k), or None.
+        others: the names of these.
 
     Returns:
         The share of images of which the asked-for label is read, and of pairs of the same noise of which both are.
         What changes when only the label does, beside what changes when only the noise does: root of the mean squared
-        difference in grey levels, and the share of the other attributes that are read differently.
+        difference in grey levels, and the share of the other attributes that are read differently, of all and each.
     """
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
     switched = (labels + rng.integers(1, classes, count)) % classes
-    noise, others = (draw_noise(generator, count, [seed, number]) for number in (-4, -5))
+    noise, other_noise = (draw_noise(generator, count, [seed, number]) for number in (-4, -5))
     first, label_moved = (draw(generator, noise, asked) for asked in (labels, switched))
-    noise_moved = draw(generator, others, labels)
+    noise_moved = draw(generator, other_noise, labels)
     (read_first, rest), (read_switched, label_rest), (_, noise_rest) = map(read, (first, label_moved, noise_moved))
     right, right_switched = read_first == labels, read_switched == switched
     numbers = {
@@ -63,9 +62,11 @@ def label_numbers(generator, classes, read, seed, count=2_000):
         "change by the label (grey levels)": difference(first, label_moved),
         "change by the noise (grey levels)": difference(first, noise_moved),
     }
-    if rest is not None:
-        numbers["other attributes changed by the label (share)"] = float((rest != label_rest).mean())
-        numbers["other attributes changed by the noise (share)"] = float((rest != noise_rest).mean())
+    for cause, changed in (("label", label_rest), ("noise", noise_rest)):
+        if others:
+            shares = (rest != changed).mean(0)
+            numbers[f"other attributes changed by the {cause} (share)"] = float(shares.mean())
+            numbers[f"each changed by the {cause} (share)"] = dict(zip(others, shares.tolist()))
     return numbers
 
 

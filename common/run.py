@@ -395,7 +395,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         networks: the names of the networks to load, the first that which `generate` draws from.
         generate, curves: as for `train`.
         report: `report(run, networks, images)` draws the model's own figures into `run.folder` and returns its own
-            numbers; `networks` by name, `images` a `data.Dataset`.
+            numbers, or dicts of them; `networks` by name, `images` a `data.Dataset`.
     """
     with one_line_errors():
         run = select(runs, report)
@@ -464,6 +464,8 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
             draft.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
         print(f"  {'':46}{'generated':>12}{'real':>12}")
         for name, value in (generated | own).items():
+            if isinstance(value, dict):
+                continue  # for metrics.json alone
             cells = ["" if number is None else f"{number:.5g}" for number in (value, floor.get(name))]
             print(f"  {name:46}{cells[0]:>12}{cells[1]:>12}")
         for report_name, figures in run.row["reported"].items():

@@ -136,7 +136,7 @@ def test_an_acgan_learns_its_labels_and_of_shuffled_ones_nothing():
     for kind, given in (("right", labels), ("shuffled", np.random.default_rng(1).permutation(labels))):
         model = build((16, 16, 1), classes=2, latent_dim=16, width=8, learning_rate=5e-4)
         model.fit(data.batches(images, 64, 0, 0, 300, given), verbose=0)
-        numbers[kind] = acgan.test.label_numbers(model.generator, 2, read, 0, count=500)
+        numbers[kind] = acgan.test.label_numbers(model.generator, 2, read, ["height"], 0, count=500)
     assert numbers["right"]["asked label read off both of a pair (share)"] > 0.95
     assert numbers["right"]["other attributes changed by the noise (share)"] > 0.3  # not one image a label
     assert 0.4 < numbers["shuffled"]["asked label read (share)"] < 0.6
@@ -158,12 +158,15 @@ def test_label_numbers_of_a_known_generator():
         level = pictures[:, 0, 0, 0]
         return level > 115, (level.astype(int) % 100 > 63)[:, None]
 
-    numbers = acgan.test.label_numbers(Known(), 2, read, 0)
+    numbers = acgan.test.label_numbers(Known(), 2, read, ["dark"], 0)
     assert numbers["asked label read (share)"] > 0.99
     assert numbers["change by the label (grey levels)"] == pytest.approx(100, abs=1)
     assert numbers["change by the noise (grey levels)"] == pytest.approx(127.5 / 10 * 2**0.5, rel=0.05)
     assert numbers["other attributes changed by the label (share)"] < 0.02
     assert numbers["other attributes changed by the noise (share)"] == pytest.approx(0.5, abs=0.06)
+    assert numbers["each changed by the noise (share)"] == {
+        "dark": numbers["other attributes changed by the noise (share)"]
+    }
 
 
 def test_generate_is_in_inference_mode():
@@ -183,7 +186,7 @@ def test_a_generator_that_ignores_its_label_is_told_apart(digits):
     from common import fid
 
     numbers = acgan.test.label_numbers(
-        build().generator, 10, lambda x: (fid.classifier_labels(x, "mnist"), None), 0, count=500
+        build().generator, 10, lambda x: (fid.classifier_labels(x, "mnist"), None), [], 0, count=500
     )
     assert numbers["asked label read (share)"] == pytest.approx(0.1, abs=0.05)
     assert set(numbers) == {
