@@ -16,12 +16,12 @@ def report(run, networks, images):
         noise, names = draw_noise(generator, 8, [run.seed, -3]), images.names
         rows = {f"noise {i + 1}": draw(generator, tf.repeat(z[None], classes, 0), range(classes))
                 for i, z in enumerate(noise)}  # fmt: skip
-        title = f"{run.title}: a column for each of {', '.join(names)}"
+        title = f"{run.title}: a column per digit asked for"
     else:
-        noise = draw_noise(generator, 10, [run.seed, -3])
+        noise, names = draw_noise(generator, 10, [run.seed, -3]), None
         rows = {f"{name}{labels}": draw(generator, noise, [i] * 10) for i, name in enumerate(("not ", ""))}
         title = f"{run.title}: ten pairs, each of the same noise"
-    plots.pairs(rows, run.folder / "pairs.png", title)
+    plots.pairs(rows, run.folder / "pairs.png", title, names)
 
     others = [] if labels == "class" else [name for name in fid.readable_attributes() if name != labels]
 

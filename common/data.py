@@ -163,8 +163,8 @@ def _jpegs(parent: Path) -> tuple[Path, list[str], Callable[[str], bytes], Calla
         members = {Path(info.filename).name: info for info in file.infolist() if _is_jpeg(Path(info.filename).name)}
         return archive, sorted(members), lambda name: file.read(members[name]), lambda name: members[name].CRC
     raise UserError(
-        f"no {path} and no {archive.name} beside it: get CelebA's aligned faces and list_attr_celeba.txt at "
-        "mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or set DATA_DIR to the folder that holds celeba/"
+        f"no {path} and no {archive.name} beside it: get the latter and list_attr_celeba.txt at "
+        f"mmlab.ie.cuhk.edu.hk/projects/CelebA.html and put both in {parent}, or set DATA_DIR to where celeba/ is"
     )
 
 
@@ -175,7 +175,7 @@ def _is_jpeg(name: str) -> bool:
 def _attributes(path: Path, names: list[str], faces: Path) -> tuple[list[str], dict[str, str]]:
     """The 40 names of CelebA's attributes, and by image name the line of its values; it must list `names`, no more."""
     if not path.is_file():
-        raise UserError(f"no {path}: get it where the faces are from, mmlab.ie.cuhk.edu.hk/projects/CelebA.html")
+        raise UserError(f"no {path}: get it at mmlab.ie.cuhk.edu.hk/projects/CelebA.html and put it there")
     try:
         count, head, *lines = path.read_text().splitlines()
         rows = dict(line.split(maxsplit=1) for line in lines if line.strip())
@@ -207,7 +207,7 @@ def _cached(parent: Path, file: str, names: list[str], stamp: Callable, decode: 
     with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as cache:
         if str(cache["fingerprint"]) == fingerprint:
             return cache["images"]
-    print(f"  decoding {len(names):,} images, once", flush=True)
+    print(f"  decoding {len(names):,} images, once, into {path}", flush=True)
     groups = [names[i : i + 50] for i in range(0, len(names), 50)]  # a thread's task, to switch less often
     bar = tqdm(total=len(names), unit="image", file=sys.stdout, disable=not sys.stdout.isatty())
     with ThreadPoolExecutor(os.cpu_count()) as threads, bar:  # Pillow releases the interpreter's lock

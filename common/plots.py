@@ -101,15 +101,16 @@ def pictures(panels: dict[str, np.ndarray], path: Path, title: str) -> None:
     _save(figure, path)
 
 
-def pairs(rows: dict[str, np.ndarray], path: Path, title: str) -> None:
-    """Rows of images that belong together column by column, each row named at its left."""
+def pairs(rows: dict[str, np.ndarray], path: Path, title: str, columns: list[str] | None = None) -> None:
+    """Rows of images that belong together column by column, each row named at its left, columns below if named."""
     images = np.concatenate(list(rows.values()))
-    columns = len(images) // len(rows)
-    image = sheet(images, columns)
-    figure, axis = plt.subplots(figsize=(0.9 * columns + 1.5, 0.9 * len(rows) + 0.6), layout="constrained")
+    count = len(images) // len(rows)
+    image = sheet(images, count)
+    figure, axis = plt.subplots(figsize=(0.9 * count + 1.5, 0.9 * len(rows) + 0.6), layout="constrained")
     axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
     axis.set_yticks((np.arange(len(rows)) + 0.5) * image.shape[0] / len(rows), list(rows))
-    axis.set(title=title, xticks=[])
+    axis.set_xticks((np.arange(count) + 0.5) * image.shape[1] / count if columns else [], columns)
+    axis.set_title(title)
     axis.grid(False)
     axis.spines[:].set_visible(False)
     _save(figure, path)
@@ -160,7 +161,14 @@ def tsne(codes: np.ndarray, panels: dict[str, tuple[np.ndarray, list[str]]], pat
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis, (name, (labels, names)) in zip(axes.flat, panels.items()):
         for label, entry in enumerate(names):
-            axis.scatter(*points[labels[: len(codes)] == label].T, s=30 / len(names), color=COLOURS[label], label=entry)
+            axis.scatter(
+                *points[labels[: len(codes)] == label].T,
+                s=30 / len(names),
+                alpha=0.7,
+                linewidths=0,
+                color=COLOURS[label],
+                label=entry,
+            )
         axis.set(title=name, xlabel="t-SNE dimension 1", ylabel="t-SNE dimension 2")
         place = {"loc": "upper right", "frameon": True} if len(names) < 5 else {"bbox_to_anchor": (1, 0.9)}
         axis.legend(markerscale=2, **place)

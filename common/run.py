@@ -299,6 +299,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
     """
     with one_line_errors():
         run = select(runs, build)
+        images = data.load(run.row["dataset"])
         try:
             for part in ("samples", "snapshots"):
                 (run.folder / part).mkdir(parents=True, exist_ok=True)
@@ -308,12 +309,14 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
             raise data.UserError(
                 f"cannot write to {run.folder} ({error.strerror}): set RUNS_DIR to a folder"
             ) from error
-        images = data.load(run.row["dataset"])
         row = {key: value for key, value in run.row.items() if key != "reported"} | {"images": images.source}
         state = read_state(run.folder) or State(0, 0.0, row, run.seed)
         now, then = ({**r, "seed": seed} for r, seed in ((row, run.seed), (state.row, state.seed)))
         if now["images"] != then.get("images"):
-            raise data.UserError(f"{run.folder} was trained on {then.get('images')}, but here is {now['images']}")
+            raise data.UserError(
+                f"{run.folder} was trained on {then.get('images')}, but here is {now['images']}: "
+                "set DATA_DIR as then, or choose another RUNS_DIR"
+            )
         if changed := [key for key in {*now, *then} if now.get(key) != then.get(key)]:
             raise data.UserError(
                 f"{run.folder} was trained with another {', '.join(changed)}, or by another version: "
@@ -400,15 +403,16 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
     with one_line_errors():
         run = select(runs, report)
         state = read_state(run.folder)
-        if state is None or not all((run.folder / f"{name}.keras").is_file() for name in networks):
-            raise data.UserError(
-                f"no trained {' and '.join(networks)} in {run.folder}; delete it if it is there, "
-                f"then: {run.command('train.py')}"
-            )
+        if state is None:
+            raise data.UserError(f"nothing is trained in {run.folder}; first: {run.command('train.py')}")
+        if missing := [name for name in networks if not (run.folder / f"{name}.keras").is_file()]:
+            raise data.UserError(f"{missing[0]}.keras is gone from {run.folder}: delete that folder and train anew")
         dataset = run.row["dataset"]
         images = data.load(dataset)
         if images.source != state.row["images"]:
-            raise data.UserError(f"{run.folder} was trained on {state.row['images']}, but here is {images.source}")
+            raise data.UserError(
+                f"{run.folder} was trained on {state.row['images']}, but here is {images.source}: set DATA_DIR as then"
+            )
         describe(run, images)
         kept = f"; measured is step {state.best[1]:,}, of the lowest {run.row['keep']}" if state.best else ""
         print(f"  state   {state.step:,} of {run.steps:,} steps done{kept}")

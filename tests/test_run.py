@@ -95,7 +95,7 @@ def test_test_measures_and_draws(trained):
         assert own["label read off real dev images (share)"] > 0.98 > own["asked label read (share)"]
     if script == "vae":
         figures |= {"reconstructions", "dev_sheet", "decoded", "tsne"}
-        assert 1 > own["linear probe of the class (accuracy)"] > 3 * own["chance for the class (accuracy)"]
+        assert 1 > own["linear probe, class (accuracy)"] > 3 * own["chance, class (accuracy)"]
         with open(run / "log.csv", newline="") as file:
             dev_loss = float(list(csv.DictReader(file))[-1]["dev_loss"])
         assert own["dev ELBO (nats)"] == pytest.approx(-dev_loss, rel=0.02)  # training's own number, other noise
@@ -182,7 +182,7 @@ def test_bad_input_gets_one_line(tmp_path):
     code, _, err = call(tmp_path, "acgan/train.py", "celeba_male", DATA_DIR=str(tmp_path))
     is_one_line(code, err, tmp_path / "celeba" / "img_align_celeba", "DATA_DIR")
     code, _, err = call(tmp_path, "vae/test.py", STEPS="105")
-    is_one_line(code, err, "no trained decoder and encoder", "STEPS=105 python", "vae/train.py mnist_z100")
+    is_one_line(code, err, "nothing is trained", "STEPS=105 python", "vae/train.py mnist_z100")
     (tmp_path / "mnist.npz").write_bytes(b"PK\3\4 and then it ends")
     code, _, err = call(tmp_path, "vae/train.py", DATA_DIR=str(tmp_path))
     is_one_line(code, err, tmp_path / "mnist.npz", "get it again")

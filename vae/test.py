@@ -42,7 +42,7 @@ def report(run, networks, images):
     for labels in ["class"] if images.test.labels.ndim == 1 else ATTRIBUTES:
         known, asked = (part.targets(labels, images.names) for part in (images.dev, images.test))
         accuracy, chance = probe(codes["dev"][0], known, codes["test"][0], asked)
-        own |= {f"linear probe of the {labels} (accuracy)": accuracy, f"chance for the {labels} (accuracy)": chance}
+        own |= {f"linear probe, {labels} (accuracy)": accuracy, f"chance, {labels} (accuracy)": chance}
         names = images.names if labels == "class" else [f"not {labels}", labels]
         panels[f"{labels}: linear probe {accuracy:.1%}, chance {chance:.1%}"] = asked, names
     title = f"{run.title}: t-SNE of {{count:,}} test codes (means)"
