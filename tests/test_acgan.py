@@ -97,6 +97,8 @@ def test_a_step_is_the_papers(classes):
 
 
 def test_the_networks_of_the_faces_are_the_reports():
+    smiling, male = (train.RUNS[name] for name in ("celeba_smiling", "celeba_male"))
+    assert {key for key in smiling if smiling[key] != male[key]} == {"labels", "reported"}
     for name, labels in (("celeba_smiling", "Smiling"), ("celeba_male", "Male")):
         row = train.RUNS[name]
         assert row["labels"] == labels
