@@ -164,7 +164,8 @@ class Recorder(keras.callbacks.Callback):
     def stop(self, number, frame):
         """The first Ctrl-C or SIGTERM ends the run after this step, the second at once."""
         self.stopped_by = number
-        print("\nstopping after this step; once more to stop at once", flush=True)
+        # Not by print, which fails if the signal comes while it prints.
+        os.write(1, b"\nstopping after this step; once more to stop at once\n")
         signal.signal(number, self.handlers[number])
 
     def on_train_batch_end(self, batch, logs=None):

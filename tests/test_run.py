@@ -154,6 +154,22 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     }
 
 
+def test_a_signal_that_comes_while_something_is_printed(tmp_path, monkeypatch, capfd):
+    """Python's streams refuse to be entered twice, so the handler must not use them."""
+
+    class Busy:
+        def write(self, text):
+            raise RuntimeError("reentrant call")
+
+        flush = isatty = write
+
+    recorder = run.Recorder(run.Run(ROOT, "row", {}, 0, 10, tmp_path), run.State(0, 0.0, {}, 0), None, None)
+    recorder.handlers = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    monkeypatch.setattr(sys, "stdout", Busy())
+    recorder.stop(signal.SIGTERM, None)
+    assert recorder.stopped_by == signal.SIGTERM and "stopping after this step" in capfd.readouterr().out
+
+
 def wait_for_line(process, text):
     """Reads until a line with `text`; returns all that was read."""
     read = ""
