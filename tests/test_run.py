@@ -120,8 +120,6 @@ def test_saved_networks_load_without_our_code(trained):
 def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     """SIGTERM, then SIGKILL, then to the end: the same weights, bit for bit, and the same log."""
     script, whole, _ = trained
-    if script == "acgan":
-        pytest.skip("in test_faces.py, with ACGAN's rows on faces")
     run = tmp_path / "runs" / script / whole.name
     process = start(tmp_path, f"{script}/train.py", STEPS="105")
     wait_for_line(process, "step 10 of")
@@ -182,8 +180,6 @@ def wait_for_line(process, text):
 
 def test_a_finished_run_is_not_trained_again(trained):
     script, run, _ = trained
-    if script != "vae":
-        pytest.skip("once is enough")
     before = (run / "checkpoint.weights.h5").read_bytes()
     code, out, err = call(run.parent.parent.parent, f"{script}/train.py", STEPS="105")
     assert (code, err) == (0, "") and "trained already" in out
@@ -222,8 +218,6 @@ def train_here(monkeypatch, folder, module, runs=None, **environment):
 
 def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
     script, whole, _ = trained
-    if script != "vae":
-        pytest.skip("once is enough")
     module = MODULES[script]
     code = train_here(monkeypatch, tmp_path, module, STEPS="-3")
     is_one_line(code, capsys.readouterr().err, "STEPS=-3")
