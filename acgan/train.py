@@ -99,9 +99,9 @@ def label_loss(labels, logits):
 
 
 class ACGAN(keras.Model):
-    def __init__(self, generator, discriminator, classes, learning_rate, seed):
+    def __init__(self, generator, discriminator, learning_rate, seed):
         super().__init__()
-        self.generator, self.discriminator, self.classes, self.seed = generator, discriminator, classes, seed
+        self.generator, self.discriminator, self.seed = generator, discriminator, seed
         self.g_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
         self.d_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
         self.g_optimizer.build(generator.trainable_variables)
@@ -128,7 +128,7 @@ class ACGAN(keras.Model):
         images, labels = batch
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
         labels = encode(tf.cast(labels, tf.int32), self.generator)
-        noise, asked = draw_inputs(self.generator, tf.shape(images)[0], self.classes, self.draw())
+        noise, asked = draw_inputs(self.generator, tf.shape(images)[0], self.draw())
         with tf.GradientTape() as g_tape:
             fakes = self.generator([noise, asked], training=True)
             with tf.GradientTape() as d_tape:
@@ -150,8 +150,9 @@ class ACGAN(keras.Model):
         return self.get_metrics_result()
 
 
-def draw_inputs(generator, count, classes, seed):
+def draw_inputs(generator, count, seed):
     """Noise (count, latent_dim) of N(0, 1) and encoded labels, each class as likely, that are a function of `seed`."""
+    classes = max(2, generator.input_shape[1][-1])  # of two the label is one bit
     labels = tf.random.stateless_uniform([count], seed, 0, classes, tf.int32)
     # The labels' seed is not the noise's, whose low bits they would be.
     noise_seed = tf.random.experimental.stateless_fold_in(seed, 1)
@@ -171,15 +172,14 @@ def build(image_shape, *, classes, latent_dim, width, slope, learning_rate, seed
     keras.utils.set_random_seed(seed)
     generator = build_generator(image_shape, latent_dim, classes, width, slope)
     discriminator = build_discriminator(image_shape, classes, width, slope)
-    model = ACGAN(generator, discriminator, classes, learning_rate, seed)
+    model = ACGAN(generator, discriminator, learning_rate, seed)
     model.compile(optimizer=None)
     return model
 
 
 def generate(generator, count, seed):
     """Images uint8 (count, H, W, C) of `generator`, from noise and labels that are a function of `seed`."""
-    classes = max(2, generator.input_shape[1][-1])
-    return to_uint8(generator, *draw_inputs(generator, count, classes, [seed, -2]))
+    return to_uint8(generator, *draw_inputs(generator, count, [seed, -2]))
 
 
 def to_uint8(generator, noise, labels):

@@ -428,13 +428,14 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         generated, floor = fid.measure(sets, real, images.train.images, dataset).values()
         dev = fid.classifier_features(images.dev.images, dataset)
         step = state.best[1] if state.best else state.step
-        drawn = {int(path.stem): path for path in sorted((run.folder / "snapshots").glob("[!~]*.keras"))}
-        drawn[step] = run.folder / f"{network}.keras"
+
+        def distance(drawer):
+            return fid.frechet_distance(dev, fid.classifier_features(generate(drawer, len(dev), run.seed), dataset))
+
+        snapshots = {int(path.stem): path for path in (run.folder / "snapshots").glob("[!~]*.keras")}
         by_step = {
-            number: fid.frechet_distance(
-                dev, fid.classifier_features(generate(load_network(drawn[number]), len(dev), run.seed), dataset)
-            )
-            for number in sorted(drawn)
+            number: distance(loaded[network] if number == step else load_network(snapshots[number]))
+            for number in sorted({*snapshots, step})
         }
         title = f"{run.title}: {len(dev):,} samples against the dev set"
         plots.fid_by_step(by_step, run.folder / "fid_by_step.png", title)

@@ -40,7 +40,7 @@ def test_labels_as_the_generator_takes_them():
 @pytest.mark.parametrize("classes", [2, 10])
 def test_labels_are_drawn_evenly_and_apart_from_the_noise(classes):
     generator = build(classes=classes).generator
-    noise, labels = train.draw_inputs(generator, 20_000, classes, tf.constant([1, 2]))
+    noise, labels = train.draw_inputs(generator, 20_000, tf.constant([1, 2]))
     labels = labels[:, 0].numpy().astype(int) if classes == 2 else labels.numpy().argmax(1)
     np.testing.assert_allclose(np.bincount(labels) / 20_000, 1 / classes, atol=0.015)
     assert abs(noise.numpy().mean()) < 0.02 and noise.numpy().std() == pytest.approx(1, abs=0.02)
@@ -56,7 +56,7 @@ def test_a_step_is_the_papers(classes):
     model.g_optimizer, model.d_optimizer = (keras.optimizers.SGD(0.1) for _ in range(2))
     model.g_optimizer.build(model.generator.trainable_variables)
     model.d_optimizer.build(model.discriminator.trainable_variables)
-    noise, asked = train.draw_inputs(model.generator, 8, classes, model.draw())
+    noise, asked = train.draw_inputs(model.generator, 8, model.draw())
     images, labels = batch(classes)
     logs = model.train_step((images, labels))
 
@@ -174,7 +174,7 @@ def test_label_numbers_of_a_known_generator():
 def test_generate_is_in_inference_mode():
     """An image does not depend on its neighbours in the batch."""
     generator = build().generator
-    noise, labels = train.draw_inputs(generator, 5, 10, [0, 0])
+    noise, labels = train.draw_inputs(generator, 5, [0, 0])
     images = train.to_uint8(generator, noise, labels)
     np.testing.assert_array_equal(images[:2], train.to_uint8(generator, noise[:2], labels[:2]))
     drawn = train.generate(generator, 5, 0)
