@@ -8,7 +8,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"  # t-SNE's threads spin, at a high price where the machine is busy
 for variable in ("SEED", "STEPS", "RUNS_DIR", "TFHUB_CACHE_DIR"):
     os.environ.pop(variable, None)
-REAL_DATA = os.environ.pop("DATA_DIR", None)
+# pytest-xdist's workers start from the environment that this file has left in the process that starts them.
+REAL_DATA = os.environ.setdefault("TESTS_REAL_DATA", os.environ.pop("DATA_DIR", ""))
 for variable in ("DATA_DIR", "KERAS_HOME", "XDG_CACHE_HOME"):
     os.environ[variable] = tempfile.mkdtemp()
 # No test waits for a network: every look-up of one is refused at once.
