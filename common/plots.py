@@ -57,9 +57,10 @@ def _save(figure: plt.Figure, path: Path) -> None:
 def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str) -> None:
     """Training curves, a panel per label of an axis: the raw column (pale), its running mean, the dev set (dashed).
 
-    Panels of columns that the log has not are left out.
+    Columns that the log has not are left out, and panels without one.
     """
-    panels = {label: columns for label, columns in panels.items() if columns[0] in log[0]}
+    panels = {label: [column for column in columns if column in log[0]] for label, columns in panels.items()}
+    panels = {label: columns for label, columns in panels.items() if columns}
     figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False, layout="constrained")
     step = np.array([int(row["step"]) for row in log])
     window = max(1, len(step) // 50)

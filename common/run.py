@@ -399,7 +399,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         networks: the names of the networks to load, the first that which `generate` draws from.
         generate, curves: as for `train`.
         report: `report(run, networks, images)` draws the model's own figures into `run.folder` and returns its own
-            numbers, or dicts of them; `networks` by name, `images` a `data.Dataset`.
+            numbers or words, or dicts of them; `networks` by name, `images` a `data.Dataset`.
     """
     with one_line_errors():
         run = select(runs, report)
@@ -472,8 +472,11 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         for name, value in (generated | own).items():
             if isinstance(value, dict):
                 continue  # for metrics.json alone
-            cells = ["" if number is None else f"{number:.5g}" for number in (value, floor.get(name))]
-            print(f"  {name:46}{cells[0]:>12}{cells[1]:>12}")
+            cells = (
+                "" if cell is None else cell if isinstance(cell, str) else f"{cell:.5g}"
+                for cell in (value, floor.get(name))
+            )
+            print("  {:46}{:>12}{:>12}".format(name, *cells))
         for report_name, figures in run.row["reported"].items():
             figures = ", ".join(f"{key} {value}" for key, value in figures.items())
             if figures:
