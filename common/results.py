@@ -18,13 +18,25 @@ from PIL import Image
 from common import data, run
 
 RESULTS = data.ROOT / "results"
-# The figures without an image of the dataset.
-GENERATED = ("samples", "curves", "fid_by_step", "interpolation", "extrapolation", "decoded", "tsne", "pairs")
+# The figures without an image of the dataset, as their names begin.
+GENERATED = (
+    "samples",
+    "curves",
+    "fid_by_step",
+    "interpolation",
+    "extrapolation",
+    "decoded",
+    "tsne",
+    "pairs",
+    "categorical",
+    "continuous",
+)
 # The number of its own that the table shows of a model.
 OWN = {
     "dev ELBO (nats)": "dev ELBO {:.2f} nats",
     "test MSE": "test MSE {:.5f}",
     "asked label read (share)": "label read {:.1%}",
+    "categorical 1 is the digit read (share)": "code is the digit {:.1%}",
 }
 START, END = "<!-- table: python -m common.results -->", "<!-- end of table -->"
 
@@ -36,7 +48,7 @@ def keep(folder: Path, target: Path) -> None:
     shutil.copy(folder / "training.gif", target)
     faces = "CelebA" in json.loads((folder / "metrics.json").read_text())["dataset"]
     for picture in folder.glob("[!~]*.png"):  # in 128 colours they take a third of the space
-        if faces and picture.stem not in GENERATED:
+        if faces and not picture.stem.startswith(GENERATED):
             continue
         Image.open(picture).convert("RGB").quantize(128).save(target / picture.name, optimize=True)
     log = run.read_log(folder)

@@ -11,10 +11,11 @@ from test_run import MODULES, arrays
 
 import acgan.test
 import dcgan.test
+import infogan.test
 import vae.test
 from common import data, fid, run
 
-TESTS = {"vae": vae.test, "dcgan": dcgan.test, "acgan": acgan.test}
+TESTS = {"vae": vae.test, "dcgan": dcgan.test, "acgan": acgan.test, "infogan": infogan.test}
 # (ACGAN's celeba_male is its celeba_smiling with another label: test_acgan.py compares them.)
 ROWS = [
     (script, name)
@@ -99,7 +100,7 @@ def test_each_row_stops_resumes_and_is_measured(row, faces, monkeypatch, tmp_pat
 
     monkeypatch.setenv("RUNS_DIR", str(tmp_path / "stopped"))
     module = TESTS[script]
-    networks = ("decoder", "encoder") if script == "vae" else ("generator",)
+    networks = {"vae": ("decoder", "encoder"), "infogan": ("generator", "discriminator")}.get(script, ("generator",))
     capsys.readouterr()
     run.test(module.RUNS, networks, module.generate, module.CURVES, module.report)
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -111,11 +112,23 @@ def test_each_row_stops_resumes_and_is_measured(row, faces, monkeypatch, tmp_pat
         check_vae(folder, metrics, faces)
     elif script == "dcgan":
         assert {"samples", "interpolation", "curves"} <= pictures
+    elif script == "infogan":
+        codes = {f"{tensor.name}_{i + 1}" for tensor in saved_inputs(folder) for i in range(tensor.shape[1])}
+        assert len(codes) == (5 if "5x10" in name else 3) and codes <= pictures
+        for code in codes:
+            code = code.replace("_", " ")
+            assert own[f"{code} changes most"] in fid.readable_attributes()
+            assert 0 <= own[f"{code}, that change (share)"] <= 1
     else:
         assert "pairs" in pictures and 0 <= own["other attributes changed by the label (share)"] <= 1
         asked = MODULES[script].RUNS[name]["labels"]
         assert list(own["each changed by the label (share)"]) == [x for x in fid.readable_attributes() if x != asked]
         assert own["asked label read (share)"] == pytest.approx(0.5, abs=0.05)  # two steps teach nothing
+
+
+def saved_inputs(folder):
+    """The codes that a saved generator takes."""
+    return run.load_network(folder / "generator.keras").inputs[1:]
 
 
 def check_vae(folder, metrics, faces):

@@ -57,7 +57,8 @@ def test_the_bound_is_the_information_where_q_is_the_posterior():
 def test_codes_are_drawn_evenly_and_apart_from_the_noise():
     generator = build(categorical=2).generator
     noise, categorical, continuous = train.draw_inputs(generator, 20_000, tf.constant([1, 2]))
-    assert abs(noise.numpy().mean()) < 0.02 and noise.numpy().std() == pytest.approx(1, abs=0.02)
+    assert -1 <= noise.numpy().min() and noise.numpy().max() < 1
+    np.testing.assert_allclose(noise.numpy().std(0), 3**-0.5, atol=0.01)
     np.testing.assert_allclose(categorical.numpy().mean(0), 0.1, atol=0.01)
     assert (categorical.numpy().sum(-1) == 1).all()
     values = categorical.numpy().argmax(-1)
@@ -230,9 +231,10 @@ def test_correlation_is_within_a_digit():
 class Known:
     """Grey images of which code 1 sets the top half's level; the bottom half's is the noise's; code 2 does nothing."""
 
-    inputs = [keras.Input([3], name="noise"), keras.Input([2, 10], name="categorical")]
-    inputs += [keras.Input([1], name="continuous")]
-    input_shape = [tensor.shape for tensor in inputs]
+    def __init__(self):
+        self.inputs = [keras.Input([3], name="noise"), keras.Input([2, 10], name="categorical")]
+        self.inputs += [keras.Input([1], name="continuous")]
+        self.input_shape = [tensor.shape for tensor in self.inputs]
 
     def __call__(self, inputs, training):
         noise, categorical, continuous = inputs

@@ -17,12 +17,13 @@ import pytest
 
 import acgan.train
 import dcgan.train
+import infogan.train
 import vae.train
 from common import run
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("vae", "dcgan", "acgan")
-MODULES = {"vae": vae.train, "dcgan": dcgan.train, "acgan": acgan.train}
+MODULES = {"vae": vae.train, "dcgan": dcgan.train, "acgan": acgan.train, "infogan": infogan.train}
+SCRIPTS = tuple(MODULES)
 SNAPSHOTS = [0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 105]  # the first step on or after each tenth that ends a round
 
 
@@ -89,8 +90,12 @@ def test_test_measures_and_draws(trained):
     assert metrics["metrics"]["FID (Inception)"] is None and metrics["extractors"]["Inception"] is None
     assert list(metrics["FID by step"]) == [str(step) for step in SNAPSHOTS]
     assert "FID (classifier)" in out and "105 of 105 steps" in out
-    figures = {"fid_by_step", "curves"} | ({"pairs"} if script == "acgan" else {"interpolation", "extrapolation"})
+    grids = {"acgan": {"pairs"}, "infogan": {"categorical_1", "continuous_1", "continuous_2"}}
+    figures = {"fid_by_step", "curves"} | grids.get(script, {"interpolation", "extrapolation"})
     own = metrics["own"]
+    if script == "infogan":
+        assert 0.1 <= own["categorical 1 is the digit read (share)"] < 0.5
+        assert own["bound, categorical 1 (nats, of at most 2.3026)"] < np.log(10)
     if script == "acgan":
         assert own["label read off real dev images (share)"] > 0.98 > own["asked label read (share)"]
     if script == "vae":
@@ -109,11 +114,13 @@ def test_saved_networks_load_without_our_code(trained):
         "vae": ("decoder", ["codes"], 0),
         "dcgan": ("generator", ["noise"], -1),
         "acgan": ("generator", ["noise", "label"], -1),
+        "infogan": ("generator", ["noise", "categorical", "continuous"], -1),
     }[script]
     network = keras.saving.load_model(run / f"{name}.keras")
     assert [tensor.name for tensor in network.inputs] == inputs
-    codes = [np.random.default_rng(0).normal(size=[4, 100]).astype(np.float32), np.eye(10, dtype=np.float32)[:4]]
-    images = network(codes if len(inputs) == 2 else codes[0]).numpy()
+    rng = np.random.default_rng(0)
+    codes = [rng.normal(size=[4, *tensor.shape[1:]]).astype(np.float32) for tensor in network.inputs]
+    images = network(codes if len(codes) > 1 else codes[0]).numpy()
     assert images.shape == (4, 32, 32, 1) and low <= images.min() and images.max() <= 1
 
 
@@ -148,7 +155,7 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     assert {p.name for p in run.rglob("*.png")} == {p.name for p in whole.rglob("*.png")} - {
         # test.py drew these in the undisturbed run
         *("fid_by_step.png", "interpolation.png", "extrapolation.png", "reconstructions.png", "dev_sheet.png"),
-        *("decoded.png", "tsne.png", "pairs.png"),
+        *("decoded.png", "tsne.png", "pairs.png", "categorical_1.png", "continuous_1.png", "continuous_2.png"),
     }
 
 
@@ -286,7 +293,7 @@ for jit_compile in (False, True):
     assert all(np.isfinite(values).all() for values in history.history.values()) and history.history
     changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights())]
     assert np.mean(changed) > 0.9, changed
-assert not {"common", "vae", "dcgan", "acgan"} & set(sys.modules)
+assert not {"common", "vae", "dcgan", "acgan", "infogan"} & set(sys.modules)
 """
 
 
