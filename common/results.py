@@ -36,7 +36,7 @@ OWN = {
     "dev ELBO (nats)": "dev ELBO {:.2f} nats",
     "test MSE": "test MSE {:.5f}",
     "asked label read (share)": "label read {:.1%}",
-    "categorical 1 is the digit read (share)": "code is the digit {:.1%}",
+    "code is the digit read (share)": "code is the digit {:.1%}",
 }
 START, END = "<!-- table: python -m common.results -->", "<!-- end of table -->"
 

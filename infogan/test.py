@@ -63,14 +63,12 @@ def digit_numbers(generator, discriminator, images, seed, count=10_000):
         return discriminator.predict(scaled, batch_size=500, verbose=0)[1][:, 0].argmax(1)
 
     found = {
-        "categorical 1 is the digit read (share)": float(share.mean()),
-        "each digit's code is the digit read (share)": {
+        "code is the digit read (share)": float(share.mean()),
+        "each code is the digit read (share)": {
             int(digit): float(share[codes == code].mean()) for code, digit in enumerate(matched)
         },
-        "categorical 1, normalised mutual information with the digit read": float(
-            normalized_mutual_info_score(codes, digits)
-        ),
-        "Q's categorical 1 of real test images is the digit (share)": float(
+        "code and digit read, normalised information": float(normalized_mutual_info_score(codes, digits)),
+        "Q tells real test images' digits (share)": float(
             (match(q(images.dev), images.dev.labels)[q(images.test)] == images.test.labels).mean()
         ),
     }

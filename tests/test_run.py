@@ -94,7 +94,7 @@ def test_test_measures_and_draws(trained):
     figures = {"fid_by_step", "curves"} | grids.get(script, {"interpolation", "extrapolation"})
     own = metrics["own"]
     if script == "infogan":
-        assert 0.1 <= own["categorical 1 is the digit read (share)"] < 0.5
+        assert 0.1 <= own["code is the digit read (share)"] < 0.5
         assert own["bound, categorical 1 (nats, of at most 2.3026)"] < np.log(10)
     if script == "acgan":
         assert own["label read off real dev images (share)"] > 0.98 > own["asked label read (share)"]
