@@ -8,6 +8,7 @@ a run of fewer images or steps than what is there, nor a picture with CelebA's o
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from PIL import Image
 from common import data, run
 
 RESULTS = data.ROOT / "results"
-# The figures without an image of the dataset, as their names begin.
+# The figures without an image of the dataset, a number behind their names left out.
 GENERATED = (
     "samples",
     "curves",
@@ -48,7 +49,7 @@ def keep(folder: Path, target: Path) -> None:
     shutil.copy(folder / "training.gif", target)
     faces = "CelebA" in json.loads((folder / "metrics.json").read_text())["dataset"]
     for picture in folder.glob("[!~]*.png"):  # in 128 colours they take a third of the space
-        if faces and not picture.stem.startswith(GENERATED):
+        if faces and re.sub(r"_\d+$", "", picture.stem) not in GENERATED:
             continue
         Image.open(picture).convert("RGB").quantize(128).save(target / picture.name, optimize=True)
     log = run.read_log(folder)

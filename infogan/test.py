@@ -10,25 +10,24 @@ from sklearn.metrics import confusion_matrix, normalized_mutual_info_score
 
 from infogan.train import CURVES, RUNS, VALUES, draw_inputs, generate, information, to_uint8
 
+CATEGORIES = np.eye(VALUES)  # one-hot
+
 
 def report(run, networks, images):
     """A grid for each code; its bound of the mutual information, and what of the picture it changes."""
     generator, discriminator = networks["generator"], networks["discriminator"]
-    own = bounds(generator, discriminator, run.seed)
-    names = [str(value) for value in range(VALUES)]
+    own, digits = bounds(generator, discriminator, run.seed), None
     if run.row["dataset"] == "mnist":
         numbers, digits = digit_numbers(generator, discriminator, images, run.seed)
-        own |= numbers
-        names = [f"{value}: {digit}" for value, digit in enumerate(digits)]
     else:
-        read = [images.names.index(name) for name in fid.readable_attributes()]
-        own |= attribute_numbers(
-            generator, lambda x: fid.classifier_labels(x, "celeba")[:, read], fid.readable_attributes(), run.seed
+        names = fid.readable_attributes()
+        columns = [images.names.index(name) for name in names]
+        numbers = attribute_numbers(
+            generator, lambda x: fid.classifier_labels(x, "celeba")[:, columns], names, run.seed
         )
-    for tensor in generator.inputs[1:]:
-        for i in range(tensor.shape[1]):
-            draw_grid(run, generator, tensor.name, i, names)
-    return own
+    for name, i in each_code(generator):
+        draw_grid(run, generator, name, i, digits)
+    return own | numbers
 
 
 def bounds(generator, discriminator, seed, count=2_000):
@@ -65,9 +64,9 @@ def digit_numbers(generator, discriminator, images, seed, count=10_000):
     found = {
         "code is the digit read (share)": float(share.mean()),
         "each code is the digit read (share)": {
-            int(digit): float(share[codes == code].mean()) for code, digit in enumerate(matched)
+            f"{code}: {digit}": float(share[codes == code].mean()) for code, digit in enumerate(matched)
         },
-        "code and digit read, normalised information": float(normalized_mutual_info_score(codes, digits)),
+        "code and digit read, normalised MI": float(normalized_mutual_info_score(codes, digits)),
         "Q tells real test images' digits (share)": float(
             (match(q(images.dev), images.dev.labels)[q(images.test)] == images.test.labels).mean()
         ),
@@ -85,11 +84,11 @@ def match(codes, digits):
 
 
 def correlation(values, shape, digits):
-    """Pearson's r of `values` (n,) and `shape` (n,), whose mean over all images of the same digit is taken off."""
-    shape = shape.copy()
+    """Pearson's r of `values` (n,) and `shape` (n,), each less its mean over the images of the same digit."""
+    centred = np.stack([values, shape]).astype(float)
     for digit in np.unique(digits):
-        shape[digits == digit] -= shape[digits == digit].mean()
-    return float(np.corrcoef(values, shape)[0, 1])
+        centred[:, digits == digit] -= centred[:, digits == digit].mean(1, keepdims=True)
+    return float(np.corrcoef(centred)[0, 1])
 
 
 def slant(images):
@@ -111,57 +110,72 @@ def stroke_width(images):
 def attribute_numbers(generator, read, names, seed, count=200):
     """Of each code the attribute that changes most as it goes through its values, all else the same.
 
-    An attribute's change is the share of `count` images of which it is read, at the value where it is largest less
-    that where it is smallest; the baseline is the same of images whose values were shuffled, the largest of any
-    attribute. The values of continuous codes are ten from -1 to 1.
+    A change is the share of `count` images of which an attribute is read, at the value where it is largest less that
+    where it is smallest; chance, the largest change of any attribute when each image's values are shuffled, the 95 %
+    quantile of 100 shuffles. (Images that lose an attribute and as many that gain it are no change.) The values of
+    continuous codes are ten from -1 to 1.
 
     Args:
         read: uint8 images (n, H, W, C) to attributes (n, k), 0 or 1, of `names`.
     """
     rng, found = np.random.default_rng(seed), {}
     inputs = draw_inputs(generator, count, [seed, -6])
-    for tensor in generator.inputs[1:]:
-        for i in range(tensor.shape[1]):
-            seen = np.concatenate(
-                [read(to_uint8(generator, inputs_of)) for inputs_of in sweep(generator, inputs, tensor.name, i, 1, 10)]
-            )
-
-            def change(seen):
-                shares = seen.reshape(-1, count, len(names)).mean(1)
-                return shares.max(0) - shares.min(0)
-
-            changes, code = change(seen), f"{tensor.name} {i + 1}"
-            found[f"{code} changes most"] = names[changes.argmax()]
-            found[f"{code}, that change (share)"] = float(changes.max())
-            found[f"{code}, largest change when shuffled (share)"] = float(change(rng.permutation(seen)).max())
-            found[f"{code}, each attribute's change (share)"] = dict(zip(names, changes.tolist()))
+    for name, i in each_code(generator):
+        values = CATEGORIES if name == "categorical" else np.linspace(-1, 1, 10)
+        seen = np.stack([read(to_uint8(generator, changed)) for changed in sweep(generator, inputs, name, i, values)])
+        changes = largest_less_smallest(seen)
+        orders = [rng.random(seen.shape[:2]).argsort(0)[..., None] for _ in range(100)]
+        shuffled = [largest_less_smallest(np.take_along_axis(seen, order, 0)).max() for order in orders]
+        chance = np.quantile(shuffled, 0.95)
+        code = f"{name} {i + 1}"
+        found[f"{code} changes most"] = names[changes.argmax()] if changes.max() > chance else "nothing"
+        found[f"{code}: change (share)"] = float(changes.max())
+        found[f"{code}: change by chance (share)"] = float(chance)
+        found[f"{code}: each attribute's change (share)"] = dict(zip(names, changes.tolist()))
     return found
 
 
-def sweep(generator, inputs, name, i, limit, steps):
-    """`inputs` again and again, code `i` of input `name` replaced by each of its values, from -limit to limit."""
+def largest_less_smallest(seen):
+    """Over the values, of the shares (k,) of images that have an attribute; `seen` is (values, images, k)."""
+    shares = seen.mean(1)
+    return shares.max(0) - shares.min(0)
+
+
+def each_code(generator):
+    """Of every code the name of its input, "categorical" or "continuous", and its index there."""
+    return [(tensor.name, i) for tensor in generator.inputs[1:] for i in range(tensor.shape[1])]
+
+
+def sweep(generator, inputs, name, i, values):
+    """`inputs` once per value, with code `i` of the input `name` set to it."""
     at = [tensor.name for tensor in generator.inputs].index(name)
-    values = np.eye(VALUES) if name == "categorical" else np.linspace(-limit, limit, steps)
     for value in values:
         changed = np.array(inputs[at])
         changed[:, i] = value
         yield [*inputs[:at], tf.constant(changed), *inputs[at + 1 :]]
 
 
-def draw_grid(run, generator, name, i, names):
-    """<name>_<i + 1>.png: a row per noise vector, with its own other codes; a column per value of the code."""
-    count = 10 if run.row["dataset"] == "mnist" else 5
-    inputs = draw_inputs(generator, count, [run.seed, -3])
-    if name == "continuous" and run.row["dataset"] == "mnist":  # a row per digit
-        inputs[1] = tf.eye(VALUES)[:, None]
-    columns = [to_uint8(generator, changed) for changed in sweep(generator, inputs, name, i, 2, 9)]
-    rows = {f"noise {number + 1}": np.stack(row) for number, row in enumerate(zip(*columns))}
-    what = "a column per value"
+def draw_grid(run, generator, name, i, digits):
+    """<name>_<i + 1>.png: a column per value of the code; a row per noise vector, with other codes of its own.
+
+    Where the `digits` of the ten categories are known (None if not), a continuous code's rows are one of each.
+    """
+    inputs = draw_inputs(generator, 5 if digits is None else 10, [run.seed, -3])
+    rows = [f"noise {row + 1}" for row in range(len(inputs[0]))]
+    categories = [str(value) for value in range(VALUES)]
+    title = f"{run.title}: {name} code {i + 1}, a column per value"
+    if digits is not None:
+        categories = [f"{value}: {digit}" for value, digit in enumerate(digits)]
+        title += ", and the digit matched to it" if name == "categorical" else "; a row per category: its digit"
+    values, columns = CATEGORIES, categories
     if name == "continuous":
-        what, names = "its value below", [f"{value:g}" for value in np.linspace(-2, 2, 9)]
-    elif run.row["dataset"] == "mnist":
-        what = "a column per value, and the digit matched to it"
-    plots.pairs(rows, run.folder / f"{name}_{i + 1}.png", f"{run.title}: {name} code {i + 1}, {what}", names)
+        values = np.linspace(-2, 2, 9)  # the paper's; from -1 to 1 they were trained
+        columns = [f"{value:g}" for value in values]
+        if digits is not None:
+            inputs[1] = tf.constant(CATEGORIES[:, None], tf.float32)
+            rows = categories
+    drawn = [to_uint8(generator, changed) for changed in sweep(generator, inputs, name, i, values)]
+    plots.pairs(dict(zip(rows, np.stack(drawn, 1))), run.folder / f"{name}_{i + 1}.png", title, columns)
 
 
 if __name__ == "__main__":

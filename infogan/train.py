@@ -8,8 +8,12 @@ D. With the lower bound L_I of the mutual information I(c; G(z, c)) (section 5, 
     min_{G, Q} max_D  E[log D(x)] + E[log(1 - D(G(z, c)))] - weight L_I(G, Q)    (eq. 6)
 
 and G's non-saturating loss of Goodfellow et al. 2014, section 3. H(c) is log 10 for a code of ten values, each as
-likely, which L_I of that code can't exceed, and log 2 for a continuous one of U(-1, 1). (Report C takes for it the
+likely, which L_I of that code can't exceed, and log 2 for a continuous one of U(-1, 1), for which Q is a Gaussian of a
+variance of at least exp(-2), so that L_I is at most log 2 - log(2 pi) / 2 + 1 = 0.774. (Report C takes for H(c) the
 entropy of the codes that were drawn: one-hot vectors, so 0 always. What it shows is the conditional entropy alone.)
+
+As in report C, not the paper, the last term has an optimiser of its own, Q's, for Q, the trunk and G. Adam's steps do
+not depend on a loss's scale: of the weights, only their ratio counts.
 """
 
 import math
@@ -23,8 +27,9 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-# One row per experiment, the first is the default. `reported`: the figures of the reports. The weights of L_I are the
-# paper's 1 for categorical codes and ours, smaller as its section 6 says, for continuous ones. Widths ours.
+# One row per experiment, the first is the default. `reported`: the figures of the reports. The codes and the noise on
+# MNIST are the paper's, C's row counts and rates those on faces. Widths, slopes on MNIST, the same rate for all three
+# (the paper's: G 1e-3, D 2e-4) and the continuous codes' weight, smaller than the others' as its section 6 says: ours.
 RUNS = {
     "mnist": dict(
         dataset="mnist", batch_size=64, steps=25_000, latent_dim=62, categorical=1, continuous=2,
@@ -80,7 +85,8 @@ def build_discriminator(image_shape, categorical, continuous, width, slope):
     """D and Q: images (batch, *image_shape) in [-1, 1] to the logit (batch, 1) of being real and Q(c|x).
 
     Q(c|x) is of logits (batch, categorical, 10) and, unless `continuous` is 0, (batch, 2, continuous), the means and
-    the log variances of Gaussians. The layer "source" is D's alone, those named "q_..." Q's alone.
+    the log variances of Gaussians, which count as -2 below that. The layer "source" is D's alone, those named "q_..."
+    Q's alone; they start from Glorot's larger weights, so that Q reads the codes before G has settled on ignoring them.
     """
     x = images = keras.Input(image_shape, name="images")
     for i in range((image_shape[0] // 4).bit_length() - 1):  # to 4x4
@@ -117,7 +123,7 @@ def information(codes, q):
     if len(codes) == 1:
         return categorical, tf.zeros([0])
     mean, log_variance = tf.unstack(q[1], axis=1)
-    # Without a least variance the likelihood has no bound, and Q's step would soon be all for the continuous codes.
+    # The likelihood of a variance without a least value has no bound: Q's step would soon be for these codes alone.
     log_variance = tf.maximum(log_variance, -2.0)
     nll = 0.5 * (math.log(2 * math.pi) + log_variance + (codes[1] - mean) ** 2 * tf.exp(-log_variance))
     return categorical, math.log(2) - tf.reduce_mean(nll, 0)
@@ -128,17 +134,12 @@ class InfoGAN(keras.Model):
         super().__init__()
         self.generator, self.discriminator, self.seed = generator, discriminator, seed
         self.continuous_weight = continuous_weight
-        own = {"source": [], "q": []}
-        for layer in discriminator.layers:
-            own.get(layer.name.split("_")[0], []).extend(id(weight) for weight in layer.trainable_variables)
-        self.d_variables = [w for w in discriminator.trainable_variables if id(w) not in own["q"]]
-        self.q_variables = [w for w in discriminator.trainable_variables if id(w) not in own["source"]]
         self.d_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
         self.g_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
         self.q_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
-        self.d_optimizer.build(self.d_variables)
+        self.d_optimizer.build(self.d_variables())
         self.g_optimizer.build(generator.trainable_variables)
-        self.q_optimizer.build(self.q_variables + generator.trainable_variables)
+        self.q_optimizer.build(self.q_variables())
         names = ["d_loss", "g_loss", "q_loss"]
         for tensor in generator.inputs[1:]:
             names += [f"mi_{tensor.name}_{i + 1}" for i in range(tensor.shape[1])]
@@ -152,6 +153,16 @@ class InfoGAN(keras.Model):
     def networks(self):
         """What is saved, by name; `generate` draws from the first."""
         return {"generator": self.generator, "discriminator": self.discriminator}
+
+    def d_variables(self):
+        """What D's step changes: the trunk and the layer that tells real from generated."""
+        mine = [layer for layer in self.discriminator.layers if not layer.name.startswith("q_")]
+        return [weights for layer in mine for weights in layer.trainable_variables]
+
+    def q_variables(self):
+        """What Q's step changes: the trunk, Q's own layers, and the generator."""
+        mine = [layer for layer in self.discriminator.layers if layer.name != "source"]
+        return [weights for layer in [*mine, self.generator] for weights in layer.trainable_variables]
 
     def draw(self):
         """Stateless seed, int32 (2,), of this step's noise: a function of seed, step and replica."""
@@ -169,16 +180,16 @@ class InfoGAN(keras.Model):
                 fake_logits = self.discriminator(tf.stop_gradient(fakes), training=True)[0]
                 d_loss = bce(1.0, real_logits) + bce(0.0, fake_logits)
             with tape.stop_recording():
-                self.d_optimizer.apply(d_tape.gradient(d_loss, self.d_variables), self.d_variables)
+                variables = self.d_variables()
+                self.d_optimizer.apply(d_tape.gradient(d_loss, variables), variables)
             fake_logits, *q = self.discriminator(fakes, training=True)
             g_loss = bce(1.0, fake_logits)
             categorical, continuous = information(codes, q)
             q_loss = -tf.reduce_sum(categorical) - self.continuous_weight * tf.reduce_sum(continuous)
-        g_variables = self.generator.trainable_variables
-        variables = self.q_variables + g_variables
-        g_gradients, q_gradients = tape.gradient(g_loss, g_variables), tape.gradient(q_loss, variables)
+        g_variables, q_variables = self.generator.trainable_variables, self.q_variables()
+        g_gradients, q_gradients = tape.gradient(g_loss, g_variables), tape.gradient(q_loss, q_variables)
         self.g_optimizer.apply(g_gradients, g_variables)
-        self.q_optimizer.apply(q_gradients, variables)
+        self.q_optimizer.apply(q_gradients, q_variables)
 
         values = [d_loss, g_loss, q_loss, *tf.unstack(categorical), *tf.unstack(continuous)]
         for mean, value in zip(self.means, values, strict=True):

@@ -117,8 +117,9 @@ def test_each_row_stops_resumes_and_is_measured(row, faces, monkeypatch, tmp_pat
         assert len(codes) == (5 if "5x10" in name else 3) and codes <= pictures
         for code in codes:
             code = code.replace("_", " ")
-            assert own[f"{code} changes most"] in fid.readable_attributes()
-            assert 0 <= own[f"{code}, that change (share)"] <= 1
+            most, changes = own[f"{code} changes most"], own[f"{code}: each attribute's change (share)"]
+            assert list(changes) == fid.readable_attributes()
+            assert most == "nothing" or changes[most] == own[f"{code}: change (share)"] == max(changes.values())
     else:
         assert "pairs" in pictures and 0 <= own["other attributes changed by the label (share)"] <= 1
         asked = MODULES[script].RUNS[name]["labels"]
