@@ -150,7 +150,7 @@ def sweep(generator, inputs, name, i, values):
     """`inputs` once per value, with code `i` of the input `name` set to it."""
     at = [tensor.name for tensor in generator.inputs].index(name)
     for value in values:
-        changed = np.array(inputs[at])
+        changed = inputs[at].numpy().copy()
         changed[:, i] = value
         yield [*inputs[:at], tf.constant(changed), *inputs[at + 1 :]]
 
