@@ -86,7 +86,7 @@ def build_discriminator(image_shape, categorical, continuous, width, slope):
 
     Q(c|x) is of logits (batch, categorical, 10) and, unless `continuous` is 0, (batch, 2, continuous), the means and
     the log variances of Gaussians, which count as -2 below that. The layer "source" is D's alone, those named "q_..."
-    Q's alone; they start from Glorot's larger weights, so that Q reads the codes before G has settled on ignoring them.
+    Q's alone; those of the categorical codes start from Keras' larger weights, for larger gradients at the start.
     """
     x = images = keras.Input(image_shape, name="images")
     for i in range((image_shape[0] // 4).bit_length() - 1):  # to 4x4
