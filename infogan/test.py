@@ -34,12 +34,16 @@ def bounds(generator, discriminator, seed, count=2_000):
     """L_I of each code in nats, of `count` images that are a function of `seed`; networks in inference mode."""
     noise, *codes = draw_inputs(generator, count, [seed, -4])
     pictures = to_uint8(generator, [noise, *codes])
-    q = discriminator.predict(pictures / np.float32(127.5) - 1, batch_size=500, verbose=0)[1:]
     found = {}
-    for kind, values in zip(("categorical", "continuous"), information(codes, q)):
+    for kind, values in zip(("categorical", "continuous"), information(codes, read_codes(discriminator, pictures))):
         at_most = f", of at most {np.log(VALUES):.4f}" if kind == "categorical" else ""
         found |= {f"bound, {kind} {i + 1} (nats{at_most})": float(value) for i, value in enumerate(values)}
     return found
+
+
+def read_codes(discriminator, images):
+    """Q(c|x) of uint8 images (n, H, W, C), as `information` takes it; in inference mode."""
+    return discriminator.predict(images / np.float32(127.5) - 1, batch_size=500, verbose=0)[1:]
 
 
 def digit_numbers(generator, discriminator, images, seed, count=10_000):
@@ -57,10 +61,7 @@ def digit_numbers(generator, discriminator, images, seed, count=10_000):
     matched = match(codes, digits)
     share = (matched[codes] == digits).astype(float)
 
-    def q(part):
-        scaled = part.images / np.float32(127.5) - 1
-        return discriminator.predict(scaled, batch_size=500, verbose=0)[1][:, 0].argmax(1)
-
+    dev, test = (read_codes(discriminator, part.images)[0][:, 0].argmax(1) for part in (images.dev, images.test))
     found = {
         "code is the digit read (share)": float(share.mean()),
         "each code is the digit read (share)": {
@@ -68,11 +69,12 @@ def digit_numbers(generator, discriminator, images, seed, count=10_000):
         },
         "code and digit read, normalised MI": float(normalized_mutual_info_score(codes, digits)),
         "Q tells real test images' digits (share)": float(
-            (match(q(images.dev), images.dev.labels)[q(images.test)] == images.test.labels).mean()
+            (match(dev, images.dev.labels)[test] == images.test.labels).mean()
         ),
     }
+    shapes = {"slant": slant(pictures), "stroke width": stroke_width(pictures)}
     for i, values in enumerate(inputs[2].numpy().T if len(inputs) > 2 else []):
-        for name, shape in (("slant", slant(pictures)), ("stroke width", stroke_width(pictures))):
+        for name, shape in shapes.items():
             found[f"continuous {i + 1}, correlation with {name}"] = correlation(values, shape, digits)
     return found, matched
 

@@ -67,7 +67,7 @@ def test_faces_are_not_published(tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     metrics |= {"run": "celeba_z512", "dataset": "13,859 CelebA faces", "steps": 300, "own": {"test MSE": 0.01}}
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
-    for name in ("reconstructions", "dev_sheet", "decoded", "categorical_1", "samples_and_real"):
+    for name in ("reconstructions", "dev_sheet", "decoded", "pairs", "categorical_1", "samples_and_real"):
         Image.fromarray(np.zeros([8, 8], np.uint8)).save(tmp_path / "run" / f"{name}.png")
     row = {key: value for key, value in vae.train.RUNS["celeba_z512"].items() if key not in run.OURS}
     vae.train.build((64, 64, 3), **row).networks()["decoder"].save(tmp_path / "run" / "decoder.keras")
@@ -75,7 +75,8 @@ def test_faces_are_not_published(tmp_path, monkeypatch):
     target = tmp_path / "results" / "vae" / "celeba_z512"
     results.keep(tmp_path / "run", target)
     kept = {path.name for path in target.iterdir()}
-    assert kept == {"metrics.json", "log.csv", "training.gif", "samples.png", "decoded.png", "categorical_1.png"}
+    pictures = {"samples.png", "decoded.png", "pairs.png", "categorical_1.png"}
+    assert kept == {"metrics.json", "log.csv", "training.gif"} | pictures
     assert "| 300 of 25,000 |" in results.table() and "| test MSE 0.01000 |" in results.table()
 
 
