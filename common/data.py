@@ -79,12 +79,12 @@ class Dataset(NamedTuple):
 
 
 def load(name: str) -> Dataset:
-    """The dataset `name`, "mnist" or "celeba": of DATA_DIR, else downloaded, else what a package ships.
+    """The dataset `name`, "mnist", "cifar10" or "celeba": of DATA_DIR, else downloaded, else what a package ships.
 
     Raises:
         UserError: it cannot be found, or its file is damaged.
     """
-    return {"mnist": _mnist, "celeba": _celeba}[name]()
+    return {"mnist": _mnist, "cifar10": _cifar10, "celeba": _celeba}[name]()
 
 
 def _mnist() -> Dataset:
@@ -92,7 +92,7 @@ def _mnist() -> Dataset:
     file, dev = "mnist.npz", 5_000
     if arrays := _npz(file, (28, 28)):
         source, origin = "MNIST", str(folder() / file)
-    elif arrays := _download(keras.datasets.mnist, file):
+    elif arrays := _download(keras.datasets.mnist, file, "https://storage.googleapis.com"):
         source, origin = "MNIST", "keras.datasets"
     else:
         # Sorted by digit, and all from MNIST's training set: a test set of their own is cut from them.
@@ -109,6 +109,26 @@ def _mnist() -> Dataset:
     pad = ((0, 0), (2, 2), (2, 2))
     digits = [str(digit) for digit in range(10)]
     return Dataset(source, origin, digits, *(Split(np.pad(x, pad)[..., None], y.astype(np.uint8)) for x, y in splits))
+
+
+def _cifar10() -> Dataset:
+    """CIFAR-10; the last tenth of the training images is the dev set."""
+    path = folder() / "cifar10.npz"
+    if arrays := _npz(path.name, (32, 32, 3)):
+        origin = str(path)
+    elif arrays := _download(keras.datasets.cifar10, "cifar-10-batches-py-target", "https://www.cs.toronto.edu"):
+        origin = "keras.datasets"
+    else:
+        raise UserError(
+            f"no {path} and no network: save there the arrays of keras.datasets.cifar10 as x_train, y_train, x_test "
+            "and y_test (np.savez), or set DATA_DIR to where cifar10.npz lies"
+        )
+    images, labels, test_images, test_labels = arrays
+    dev, count = len(images) // 10, len(images) + len(test_images)
+    source = "CIFAR-10" if count == 60_000 else f"{count:,} CIFAR-10 images"
+    splits = (images[:-dev], labels[:-dev]), (images[-dev:], labels[-dev:]), (test_images, test_labels)
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    return Dataset(source, origin, names, *(Split(x, y.reshape(-1).astype(np.uint8)) for x, y in splits))
 
 
 def _celeba() -> Dataset:
@@ -254,10 +274,13 @@ def _npz(file: str, image_shape: tuple[int, ...]) -> tuple[np.ndarray, ...] | No
     return x_train, y_train, x_test, y_test
 
 
-def _download(dataset, file: str) -> tuple[np.ndarray, ...] | None:
-    """The arrays of a module of `keras.datasets`; None where the network does not answer within half a minute."""
+def _download(dataset, file: str, url: str) -> tuple[np.ndarray, ...] | None:
+    """The arrays of a module of `keras.datasets`, of its cache's `file` or from `url`.
+
+    None where there is neither: where the network does not answer within half a minute.
+    """
     cache = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "datasets" / file
-    if not cache.is_file() and not reachable("https://storage.googleapis.com"):
+    if not cache.exists() and not reachable(url):
         return None
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)  # of each read, for a network that dies on the way

@@ -34,6 +34,9 @@ def build_classifier(image_shape: tuple[int, int, int], outputs: int) -> keras.M
     if image_shape[0] == 64:  # faces, which are aligned
         network += [layers.RandomFlip("horizontal")]
         blocks = (32, 5, 2), (64, 3, 2), (64, 3, 2), (64, 3, 1)  # 32x32, 16x16, 8x8, 8x8
+    elif image_shape[2] == 3:  # CIFAR-10's
+        network += [layers.RandomFlip("horizontal"), layers.RandomTranslation(0.125, 0.125, fill_mode="reflect")]
+        blocks = (32, 3, 1), (64, 3, 2), (64, 3, 1), (96, 3, 2), (128, 3, 1)  # 32x32, 16x16, 16x16, 8x8, 8x8
     else:
         network += [layers.RandomTranslation(0.07, 0.07, fill_mode="nearest"), layers.RandomRotation(0.02)]
         blocks = (32, 5, 2), (64, 3, 2), (64, 3, 1)  # 16x16, 8x8, 8x8

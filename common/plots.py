@@ -177,10 +177,32 @@ def tsne(codes: np.ndarray, panels: dict[str, tuple[np.ndarray, list[str]]], pat
     _save(figure, path)
 
 
-def fid_by_step(values: dict[int, float], path: Path, title: str) -> None:
-    """FID against training steps, on a logarithmic axis."""
+def compared(logs: dict[str, list[dict]], panels: dict[str, list[str]], path: Path, title: str) -> None:
+    """The dev set's curves of several runs, by name, in one figure: a panel per label, of its columns of the log."""
+    panels = {
+        label: columns
+        for label, columns in panels.items()
+        if any(c in log[0] for c in columns for log in logs.values())
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False, layout="constrained")
+    for axis, (label, columns) in zip(axes[0], panels.items()):
+        for colour, (name, log) in zip(COLOURS, logs.items()):
+            for column in columns:
+                dev = [(int(row["step"]), float(row[f"dev_{column}"])) for row in log if row.get(f"dev_{column}")]
+                axis.plot(*zip(*dev), color=colour, label=name)
+        axis.set(xlabel="training step", ylabel=label)
+        axis.legend()
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def fid_by_step(runs: dict[str, dict[int, float]], path: Path, title: str) -> None:
+    """FID against training steps, of one run or several by name, on a logarithmic axis."""
     figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")
-    axis.semilogy(list(values), list(values.values()), "o-", color=COLOURS[0])
+    for colour, (name, values) in zip(COLOURS, runs.items()):
+        axis.semilogy(list(values), list(values.values()), "o-", color=colour, label=name)
+    if len(runs) > 1:
+        axis.legend()
     axis.set(title=title, xlabel="training step", ylabel="FID (classifier features), log scale")
     axis.grid(True, which="both")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

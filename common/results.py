@@ -26,6 +26,7 @@ GENERATED = (
     "fid_by_step",
     "interpolation",
     "extrapolation",
+    "compared",
     "decoded",
     "tsne",
     "pairs",
@@ -38,6 +39,7 @@ OWN = {
     "test MSE": "test MSE {:.5f}",
     "asked label read (share)": "label read {:.1%}",
     "code is the digit read (share)": "code is the digit {:.1%}",
+    "critic's estimate that is memorised (share)": "memorised {:.1%}",
 }
 START, END = "<!-- table: python -m common.results -->", "<!-- end of table -->"
 
@@ -57,7 +59,8 @@ def keep(folder: Path, target: Path) -> None:
     with open(target / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, log[0])
         writer.writeheader()
-        writer.writerows(row for i, row in enumerate(log) if (i + 1) % every == 0 or row.get("dev_loss"))
+        dev = [name for name in log[0] if name.startswith("dev_")]
+        writer.writerows(row for i, row in enumerate(log) if (i + 1) % every == 0 or any(row[name] for name in dev))
     for name in ("generator", "decoder"):
         if (folder / f"{name}.keras").is_file():
             shrink(folder / f"{name}.keras", target / f"{name}.keras")

@@ -41,7 +41,8 @@ tf.get_logger().setLevel("ERROR")
 warnings.filterwarnings("ignore", "`shuffle=True` was passed")
 
 CHECKPOINT = "checkpoint.weights.h5"
-OURS = ("dataset", "labels", "batch_size", "steps", "keep", "reported")  # the keys of a row that are read here
+# The keys of a row that are read here.
+OURS = ("dataset", "labels", "batch_size", "batches_per_step", "steps", "keep", "reported")
 
 
 class Run(NamedTuple):
@@ -61,6 +62,12 @@ class Run(NamedTuple):
         names = ("DATA_DIR", "RUNS_DIR", "SEED", "STEPS")
         variables = [f"{name}={shlex.quote(os.environ[name])}" for name in names if os.environ.get(name)]
         return " ".join([*variables, "python", shlex.quote(os.path.relpath(self.script / file)), self.name])
+
+    def siblings(self, runs: dict) -> dict[str, Path]:
+        """By name, the folders of all rows on the same dataset, of the same SEED and STEPS; whether they are there."""
+        suffix = self.folder.name.removeprefix(self.name)
+        names = [name for name, row in runs.items() if row["dataset"] == self.row["dataset"]]
+        return {name: self.folder.with_name(name + suffix) for name in names}
 
 
 def select(runs: dict, function: Callable) -> Run:
@@ -373,7 +380,11 @@ def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, genera
     model.jit_compile = small
     model.steps_per_execution = 10 if small and recorder.round % 10 == 0 else 1
     labels = images.train.targets(run.row["labels"], images.names) if "labels" in run.row else None
-    batches = data.batches(images.train.images, run.row["batch_size"], run.seed, state.step, run.steps, labels)
+    each = run.row.get("batches_per_step", 1)
+    start, stop = state.step * each, run.steps * each
+    batches = data.batches(images.train.images, run.row["batch_size"], run.seed, start, stop, labels)
+    if each > 1:
+        batches = batches.batch(each, drop_remainder=True)
     try:
         model.fit(batches, callbacks=[recorder], verbose=0)
     except (FloatingPointError, OSError) as error:  # a loss that is no number, a full disk
@@ -389,6 +400,20 @@ def draw_training(run: Run, curves: dict) -> None:
     """The figures of the training itself."""
     plots.curves(read_log(run.folder), curves, run.folder / "curves.png", run.title)
     plots.gif(sorted((run.folder / "samples").glob("[!~]*.png")), run.folder / "training.gif")
+
+
+def beside(run: Run, runs: dict, source: str, by_step: dict[int, float]) -> dict[str, dict[int, float]]:
+    """The FID by step of the run, and that of its siblings which were measured on the same images, by name."""
+    found = {}
+    for name, folder in run.siblings(runs).items():
+        if name == run.name:
+            found[name] = by_step
+            continue
+        with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or damaged
+            metrics = json.loads((folder / "metrics.json").read_text())
+            if metrics["dataset"] == source:
+                found[name] = {int(step): value for step, value in metrics["FID by step"].items()}
+    return found
 
 
 def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict, report: Callable) -> None:
@@ -438,7 +463,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
             for number in sorted({*snapshots, step})
         }
         title = f"{run.title}: {len(dev):,} samples against the dev set"
-        plots.fid_by_step(by_step, run.folder / "fid_by_step.png", title)
+        plots.fid_by_step(beside(run, runs, images.source, by_step), run.folder / "fid_by_step.png", title)
         print("  drawing", flush=True)
         draw_samples(generate(loaded[network], 64, run.seed), run.folder / "samples.png")  # of the step measured
         draw_training(run, curves)

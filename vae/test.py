@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
+from common.run import read_log
 from vae.train import CURVES, RUNS, bernoulli_loss, generate, kl_divergence, mean_squared_error, to_uint8
 
 # Of CelebA's 40: those of the reports, then some that cover much of a picture.
@@ -14,7 +15,10 @@ ATTRIBUTES = ["Male", "Smiling", "Blond_Hair", "Black_Hair", "Eyeglasses", "Youn
 
 
 def report(run, networks, images):
-    """Reconstructions, the latent grids, t-SNE; the ELBO or the MSE, linear probes of the codes, active units."""
+    """Reconstructions, the latent grids, t-SNE; the ELBO or the MSE, linear probes of the codes, active units.
+
+    And the dev set's curves of all rows of the dataset that were trained, in one figure.
+    """
     encoder, decoder = networks["encoder"], networks["decoder"]
     codes = {name: encode(encoder, part.images) for name, part in (("dev", images.dev), ("test", images.test))}
 
@@ -31,6 +35,10 @@ def report(run, networks, images):
     plots.pictures(panels, run.folder / "decoded.png", run.title)
     corners = tf.random.stateless_normal([4, decoder.input_shape[-1]], [run.seed, -3]).numpy()
     plots.latent_grids(lambda codes: to_uint8(decoder, codes), corners, run.folder, run.title)
+
+    logs = {name: read_log(folder) for name, folder in run.siblings(RUNS).items()}
+    panels = {label: columns for label, columns in CURVES.items() if columns != ["loss"]}
+    plots.compared({name: log for name, log in logs.items() if log}, panels, run.folder / "compared.png", "dev set")
 
     own = {}
     for name, part in (("dev", images.dev), ("test", images.test)):

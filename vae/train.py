@@ -11,6 +11,11 @@ On faces the reports B and C minimise, of images of D values and codes of d dime
     L = |x - decoded|^2 / D + w KL / d,
 
 up to a factor and a constant the former for p(x|z) a Gaussian of variance w D / 2d around the decoded image.
+
+beta-VAE (Higgins et al. 2017, eq. 4) weighs the KL with a beta above 1, for codes that are used sparingly. Report D's,
+with p(x|z) a Gaussian of variance 1/2, has up to a constant
+
+    L = |x - decoded|^2 + beta KL
 """
 
 import os
@@ -24,7 +29,8 @@ import tensorflow as tf
 from keras import layers
 
 # One row per experiment, the first is the default. `network`: of the report of that name. `reported`: the figures of
-# the reports. Of the MNIST rows A names no optimiser; of celeba_z128 B names no batch size and no length: ours.
+# the reports. Of the MNIST rows A names no optimiser; of celeba_z128 B names no batch size and no length, nor does D of
+# its own, whose loss's reductions are open too: ours.
 RUNS = {
     "mnist_z100": dict(
         dataset="mnist", batch_size=32, steps=25_000, network="A", latent_dim=100,
@@ -46,6 +52,21 @@ RUNS = {
         reconstruction="bernoulli", kl_weight=1.0, optimizer="Adam", beta_1=0.9, learning_rate=1e-3,
         reported={"A": {"FID": 25.929}},
     ),
+    "cifar10_beta2": dict(
+        dataset="cifar10", batch_size=64, steps=50_000, network="D", latent_dim=100,
+        reconstruction="squared_error", kl_weight=2.0, optimizer="Adam", beta_1=0.9, learning_rate=1e-4,
+        reported={"D": {}},
+    ),
+    "cifar10_beta4": dict(
+        dataset="cifar10", batch_size=64, steps=50_000, network="D", latent_dim=100,
+        reconstruction="squared_error", kl_weight=4.0, optimizer="Adam", beta_1=0.9, learning_rate=1e-4,
+        reported={"D": {}},
+    ),
+    "cifar10_beta6": dict(
+        dataset="cifar10", batch_size=64, steps=50_000, network="D", latent_dim=100,
+        reconstruction="squared_error", kl_weight=6.0, optimizer="Adam", beta_1=0.9, learning_rate=1e-4,
+        reported={"D": {}},
+    ),
     "celeba_z512": dict(  # 200 epochs of 40,000 images
         dataset="celeba", batch_size=64, steps=125_000, keep="dev_mse", network="C", latent_dim=512,
         reconstruction="mse", kl_weight=1e-2, optimizer="Adam", beta_1=0.5, learning_rate=2e-4,
@@ -62,6 +83,7 @@ RUNS = {
 CURVES = {
     "loss": ["loss"],
     "reconstruction loss (nats)": ["reconstruction"],
+    "squared error, summed over the image": ["squared_error"],
     "mean squared error": ["mse"],
     "KL (nats)": ["kl"],
 }
@@ -72,10 +94,11 @@ def encoder_a():
     return [layers.Conv2D(c, 4, 2, "same", activation="relu") for c in (32, 64, 128)]  # 16x16, 8x8, 4x4
 
 
-def decoder_a():
-    """The hidden layers of A's decoder; widths ours. The last one doubles the size, here as in the others."""
+def decoder_a(channels):
+    """A's decoder, to the logits of `channels`; widths ours."""
     network = [layers.Dense(4 * 4 * 128, activation="relu"), layers.Reshape([4, 4, 128])]
-    return network + [layers.Conv2DTranspose(c, 4, 2, "same", activation="relu") for c in (64, 32)]  # 8x8, 16x16
+    network += [layers.Conv2DTranspose(c, 4, 2, "same", activation="relu") for c in (64, 32)]  # 8x8, 16x16
+    return [*network, layers.Conv2DTranspose(channels, 4, 2, "same")]
 
 
 def encoder_b():
@@ -87,10 +110,11 @@ def encoder_b():
     return network
 
 
-def decoder_b():
+def decoder_b(channels):
     """B's, to 64x64 images."""
     network = [layers.Dense(8 * 8 * 512, activation="relu"), layers.Reshape([8, 8, 512])]
-    return network + [layers.Conv2DTranspose(512, 4, 2, "same", activation="relu") for _ in range(2)]  # 16x16, 32x32
+    network += [layers.Conv2DTranspose(512, 4, 2, "same", activation="relu") for _ in range(2)]  # 16x16, 32x32
+    return [*network, layers.Conv2DTranspose(channels, 4, 2, "same")]
 
 
 def encoder_c():
@@ -101,21 +125,42 @@ def encoder_c():
     return network
 
 
-def decoder_c():
+def decoder_c(channels):
     """C's, to 64x64 images; widths ours."""
     network = [layers.Dense(4 * 4 * 256, use_bias=False), batch_norm(), layers.LeakyReLU(0.01)]
     network += [layers.Reshape([4, 4, 256])]
-    for channels in (128, 64, 32):  # 8x8, 16x16, 32x32
-        network += [layers.Conv2DTranspose(channels, 4, 2, "same", use_bias=False)]
+    for c in (128, 64, 32):  # 8x8, 16x16, 32x32
+        network += [layers.Conv2DTranspose(c, 4, 2, "same", use_bias=False)]
         network += [batch_norm(), layers.LeakyReLU(0.01)]
-    return network
+    return [*network, layers.Conv2DTranspose(channels, 4, 2, "same")]
 
 
 def batch_norm():
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
 
 
-NETWORKS = {"A": (encoder_a, decoder_a), "B": (encoder_b, decoder_b), "C": (encoder_c, decoder_c)}
+def encoder_d():
+    """D's, of 32x32 images; activations ours."""
+    sizes = (32, 2), (64, 2), (128, 1), (128, 2)  # 16x16, 8x8, 8x8, 4x4
+    network = [layers.Conv2D(c, 4, strides, "same", activation="relu") for c, strides in sizes]
+    network += [layers.Conv2D(256, 4, activation="relu"), layers.Flatten()]  # 1x1
+    return [*network, layers.Dense(1024, activation="relu")]
+
+
+def decoder_d(channels):
+    """D's, to 32x32 images; activations ours."""
+    network = [layers.Dense(c, activation="relu") for c in (1024, 4 * 4 * 256)] + [layers.Reshape([4, 4, 256])]
+    sizes = (256, 4, 2), (256, 3, 1), (128, 4, 2), (128, 3, 1), (64, 4, 2)  # 8x8, 8x8, 16x16, 16x16, 32x32
+    network += [layers.Conv2DTranspose(*size, "same", activation="relu") for size in sizes]
+    return [*network, layers.Conv2DTranspose(channels, 3, 1, "same")]
+
+
+NETWORKS = {
+    "A": (encoder_a, decoder_a),
+    "B": (encoder_b, decoder_b),
+    "C": (encoder_c, decoder_c),
+    "D": (encoder_d, decoder_d),
+}
 
 
 def build_encoder(image_shape, network, latent_dim):
@@ -129,14 +174,18 @@ def build_encoder(image_shape, network, latent_dim):
 
 def build_decoder(image_shape, network, latent_dim):
     """Codes (batch, latent_dim) to the logits (batch, *image_shape) of the pixels."""
-    hidden = NETWORKS[network][1]()
-    last = layers.Conv2DTranspose(image_shape[-1], 4, 2, "same")
-    return keras.Sequential([keras.Input([latent_dim], name="codes"), *hidden, last], name="decoder")
+    network = NETWORKS[network][1](image_shape[-1])
+    return keras.Sequential([keras.Input([latent_dim], name="codes"), *network], name="decoder")
 
 
 def bernoulli_loss(images, logits):
     """-log p(x|z) in nats, (batch,): each pixel a Bernoulli variable of this logit, summed over the image."""
     return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(images, logits), [1, 2, 3])
+
+
+def squared_error(images, logits):
+    """(batch,): the sum over the image's values, in [0, 1]."""
+    return tf.reduce_sum((images - tf.sigmoid(logits)) ** 2, [1, 2, 3])
 
 
 def mean_squared_error(images, logits):
@@ -153,11 +202,11 @@ class VAE(keras.Model):
     def __init__(self, encoder, decoder, reconstruction, kl_weight, seed):
         super().__init__()
         self.encoder, self.decoder, self.seed = encoder, decoder, seed
-        if reconstruction == "bernoulli":
-            self.reconstruction_loss, self.kl_weight, term = bernoulli_loss, kl_weight, "reconstruction"
-        else:
-            latent_dim = decoder.input_shape[-1]
-            self.reconstruction_loss, self.kl_weight, term = mean_squared_error, kl_weight / latent_dim, "mse"
+        self.reconstruction_loss, self.kl_weight, term = {
+            "bernoulli": (bernoulli_loss, kl_weight, "reconstruction"),
+            "squared_error": (squared_error, kl_weight, "squared_error"),
+            "mse": (mean_squared_error, kl_weight / decoder.input_shape[-1], "mse"),
+        }[reconstruction]
         self.means = [keras.metrics.Mean(name) for name in ("loss", term, "kl")]
         self.built = True
 
@@ -204,9 +253,10 @@ def build(image_shape, *, network, latent_dim, reconstruction, kl_weight, optimi
     """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape`.
 
     Args:
-        image_shape: 32x32 for network "A", 64x64 for "B" and "C".
-        reconstruction: "bernoulli" for the negative ELBO in nats, "mse" for the loss on faces.
-        kl_weight: of the KL, summed over the dimensions for "bernoulli", their mean for "mse".
+        image_shape: 32x32 for network "A" and "D", 64x64 for "B" and "C".
+        reconstruction: "bernoulli" for the negative ELBO in nats, "squared_error" for beta-VAE's loss, "mse" for that
+            on faces.
+        kl_weight: of the KL, which is summed over the dimensions, for "mse" their mean. Beta.
         optimizer: a class of keras.optimizers.
     """
     keras.utils.set_random_seed(seed)

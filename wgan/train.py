@@ -1,0 +1,212 @@
+"""WGAN-DIV and WGAN-GP (Wu et al. 2018, arXiv:1712.01026; Gulrajani et al. 2017, arXiv:1704.00028).
+
+Instead of a discriminator's probability a critic f gives any number, high for real images, and its gradient is held
+down at points between real images x and generated ones, x' = u x + (1 - u) G(z), u of U(0, 1) (Algorithm 1 of both):
+
+    L_f = E[f(G(z))] - E[f(x)] + weight E[| |grad f(x')| - target |^power]        L_G = -E[f(G(z))]
+
+WGAN-DIV: target 0, weight k = 2, power p = 6; -L_f, at its largest over all smooth f, is the Wasserstein divergence.
+WGAN-GP: target 1, weight 10, power 2; E[f(x)] - E[f(G(z))], at its largest over the f of slope 1 at most, is the
+Wasserstein-1 distance, and the gradient of that f has norm 1. Before each update of G, f gets five.
+"""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+if __name__ == "__main__":
+    from common import run  # before TensorFlow, whose start-up messages it keeps from the terminal
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+# One row per experiment, the first is the default. A step is one update of G. `network`: of the report of that name.
+# `reported`: the figures of the reports. The penalty, its points and Adam's betas of (0, 0.9) are the papers' and D's;
+# C's are the networks and Adam of celeba_gp. Ours are the batch size of D's, what `width` and `slope` say, and mnist.
+RUNS = {
+    "mnist": dict(
+        dataset="mnist", batch_size=64, batches_per_step=5, steps=10_000, network="C", latent_dim=100, width=16,
+        slope=0.2, target=0.0, weight=2.0, power=6, learning_rate=2e-4, beta_1=0.0, beta_2=0.9, reported={},
+    ),
+    "cifar10_div": dict(
+        dataset="cifar10", batch_size=64, batches_per_step=5, steps=10_000, network="D", latent_dim=128, width=128,
+        slope=0.2, target=0.0, weight=2.0, power=6, learning_rate=2e-4, beta_1=0.0, beta_2=0.9, reported={"D": {}},
+    ),
+    "cifar10_gp": dict(
+        dataset="cifar10", batch_size=64, batches_per_step=5, steps=10_000, network="D", latent_dim=128, width=128,
+        slope=0.2, target=1.0, weight=10.0, power=2, learning_rate=2e-4, beta_1=0.0, beta_2=0.9, reported={},
+    ),
+    "celeba_gp": dict(
+        dataset="celeba", batch_size=64, batches_per_step=5, steps=50_000, network="C", latent_dim=100, width=32,
+        slope=0.1, target=1.0, weight=10.0, power=2, learning_rate=2e-4, beta_1=0.5, beta_2=0.999, reported={"C": {}},
+    ),
+}  # fmt: skip
+
+# The figure of the training curves: a panel per unit, the columns of log.csv in it.
+CURVES = {
+    "the critic's loss": ["critic_loss"],
+    "its estimate, E[f(x)] - E[f(G(z))]": ["estimate"],
+    "the penalty": ["penalty"],
+    "G's loss": ["g_loss"],
+}
+
+
+def up(channels):
+    return layers.Conv2DTranspose(
+        channels, 4, 2, "same", use_bias=False, kernel_initializer=keras.initializers.RandomNormal(stddev=0.02)
+    )
+
+
+def activation(slope):
+    """Of the generator: after a batch norm."""
+    return [layers.BatchNormalization(momentum=0.9, epsilon=1e-5), layers.LeakyReLU(slope)]
+
+
+def convolution(channels, size, strides, slope):
+    """Of the critic: without batch norm, with which f(x) would depend on the other images of the batch too, and the
+    penalty, of the gradient of each image's own f, would not be that of the loss (Gulrajani et al., section 4)."""
+    layer = layers.Conv2D(channels, size, strides, "same", kernel_initializer="he_normal")
+    return [layer, layers.LeakyReLU(slope)]
+
+
+def networks_c(image_shape, width, slope):
+    """C's: G's layers from 4x4 up, and f's down to there; on MNIST one less of each."""
+    channels = [width * 2**i for i in range((image_shape[0] // 4).bit_length() - 1)]
+    first, *rest = channels[::-1]
+    generator = [layers.Dense(4 * 4 * first, use_bias=False), layers.Reshape([4, 4, first])]
+    for c in [*rest, image_shape[-1]]:
+        generator += [*activation(slope), up(c)]
+    critic = [layer for c in channels for layer in convolution(c, 4, 2, slope)]
+    return generator, [*critic, layers.Flatten()]
+
+
+def networks_d(image_shape, width, slope):
+    """D's, of 32x32 images; its blocks are taken for one convolution each: ours."""
+    generator = [layers.Dense(4 * 4 * width, use_bias=False), layers.Reshape([4, 4, width])]
+    for _ in range(3):
+        generator += [*activation(slope), up(width)]
+    generator += [*activation(slope), layers.Conv2D(image_shape[-1], 3, 1, "same")]
+    blocks = (4, 2), (4, 2), (3, 1), (3, 1)  # 16x16, 8x8, 8x8, 8x8
+    critic = [layer for size, strides in blocks for layer in convolution(width, size, strides, slope)]
+    return generator, [*critic, layers.GlobalAveragePooling2D()]
+
+
+def build_networks(image_shape, network, latent_dim, width, slope):
+    """G, from noise (batch, latent_dim) of N(0, 1) to images (batch, *image_shape) in [-1, 1], and f, to (batch, 1)."""
+    generator, critic = {"C": networks_c, "D": networks_d}[network](image_shape, width, slope)
+    noise, images = keras.Input([latent_dim], name="noise"), keras.Input(image_shape, name="images")
+    generator = keras.Sequential([noise, *generator, layers.Activation("tanh")], name="generator")
+    return generator, keras.Sequential([images, *critic, layers.Dense(1)], name="critic")
+
+
+def gradient_norm(critic, images):
+    """|grad f| at each of `images` (batch, H, W, C), with respect to all its values: (batch,)."""
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        scores = critic(images, training=True)
+    # The root has no derivative at 0.
+    return tf.sqrt(tf.reduce_sum(tape.gradient(scores, images) ** 2, [1, 2, 3]) + 1e-12)
+
+
+class WGAN(keras.Model):
+    def __init__(self, generator, critic, target, weight, power, learning_rate, beta_1, beta_2, seed):
+        super().__init__()
+        self.generator, self.critic, self.seed = generator, critic, seed
+        self.target, self.weight, self.power = target, weight, power
+        self.c_optimizer = keras.optimizers.Adam(learning_rate, beta_1, beta_2)
+        self.g_optimizer = keras.optimizers.Adam(learning_rate, beta_1, beta_2)
+        self.c_optimizer.build(critic.trainable_variables)
+        self.g_optimizer.build(generator.trainable_variables)
+        self.means = [keras.metrics.Mean(name) for name in ("critic_loss", "estimate", "penalty", "g_loss")]
+        self.built = True
+
+    @property
+    def metrics(self):
+        return self.means
+
+    def networks(self):
+        """What is saved, by name; `generate` draws from the first."""
+        return {"generator": self.generator, "critic": self.critic}
+
+    def draw(self, count, seed):
+        """Noise (count, latent_dim) of N(0, 1) and u (count, 1, 1, 1) of U(0, 1), functions of `seed`."""
+        noise_seed, u_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+        noise = tf.random.stateless_normal([count, self.generator.input_shape[-1]], noise_seed)
+        return noise, tf.random.stateless_uniform([count, 1, 1, 1], u_seed)
+
+    def losses(self, reals, fakes, u):
+        """The critic's loss, its estimate and the penalty, of images (batch, H, W, C) in [-1, 1]."""
+        real_scores, fake_scores = tf.split(self.critic(tf.concat([reals, fakes], 0), training=True), 2)
+        estimate = tf.reduce_mean(real_scores) - tf.reduce_mean(fake_scores)
+        norm = gradient_norm(self.critic, u * reals + (1.0 - u) * fakes)
+        penalty = self.weight * tf.reduce_mean(tf.abs(norm - self.target) ** self.power)
+        return penalty - estimate, estimate, penalty
+
+    def track(self, *values, weight=None):
+        for mean, value in zip(self.means, values):
+            mean.update_state(value, weight)
+        return self.get_metrics_result()
+
+    def train_step(self, images):
+        """An update of f for each batch of `images`, uint8 (updates, batch, H, W, C), then one of G.
+
+        Logged are f's losses before its last update.
+        """
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        seed = tf.random.experimental.stateless_fold_in([self.seed, self.g_optimizer.iterations.value], replica)
+        for i, batch in enumerate(tf.unstack(tf.cast(images, tf.float32) / 127.5 - 1.0)):
+            noise, u = self.draw(tf.shape(batch)[0], tf.random.experimental.stateless_fold_in(seed, i))
+            fakes = self.generator(noise, training=True)
+            with tf.GradientTape() as tape:
+                losses = self.losses(batch, fakes, u)
+            variables = self.critic.trainable_variables
+            self.c_optimizer.apply(tape.gradient(losses[0], variables), variables)
+        noise, _ = self.draw(tf.shape(batch)[0], tf.random.experimental.stateless_fold_in(seed, -1))
+        with tf.GradientTape() as tape:
+            g_loss = -tf.reduce_mean(self.critic(self.generator(noise, training=True), training=True))
+        variables = self.generator.trainable_variables
+        self.g_optimizer.apply(tape.gradient(g_loss, variables), variables)
+        return self.track(*losses, g_loss)
+
+    def test_step(self, images):
+        """The losses of other real images, uint8 (batch, H, W, C): a critic that knows its own by heart differs."""
+        reals = tf.cast(images, tf.float32) / 127.5 - 1.0
+        noise, u = self.draw(tf.shape(reals)[0], [self.seed, -1])
+        fakes = self.generator(noise, training=False)
+        g_loss = -tf.reduce_mean(self.critic(fakes, training=False))
+        return self.track(*self.losses(reals, fakes, u), g_loss, weight=tf.shape(reals)[0])
+
+
+def build(
+    image_shape, *, network, latent_dim, width, slope, target, weight, power, learning_rate, beta_1, beta_2, seed=0
+):
+    """A compiled model for `fit` on uint8 images (updates, batch, H, W, C) of `image_shape`, evaluated on (batch, ...).
+
+    Args:
+        image_shape: 32x32 for network "D", for "C" square, the side a power of two from 8 on.
+        width: channels of "C": of G's last and f's first hidden layer, each one further in has twice as many; of "D":
+            of all.
+        slope: of the LeakyReLUs.
+        target, weight, power: of the penalty; WGAN-DIV's are 0, k and p, WGAN-GP's 1, its weight and 2.
+    """
+    keras.utils.set_random_seed(seed)
+    generator, critic = build_networks(image_shape, network, latent_dim, width, slope)
+    model = WGAN(generator, critic, target, weight, power, learning_rate, beta_1, beta_2, seed)
+    model.compile(optimizer=None)
+    return model
+
+
+def generate(generator, count, seed):
+    """Images uint8 (count, H, W, C) of `generator`, from noise that is a function of `seed`."""
+    noise = tf.random.stateless_normal([count, generator.input_shape[-1]], [seed, -2])
+    return to_uint8(generator, noise)
+
+
+def to_uint8(generator, noise):
+    """Images uint8 (n, H, W, C) of noise (n, latent_dim), in inference mode."""
+    parts = [generator(noise[i : i + 500], training=False) for i in range(0, len(noise), 500)]
+    return tf.cast(tf.round((tf.concat(parts, 0) + 1.0) * 127.5), tf.uint8).numpy()
+
+
+if __name__ == "__main__":
+    run.train(RUNS, build, generate, CURVES)
