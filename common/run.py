@@ -374,13 +374,14 @@ def describe(run: Run, images: data.Dataset) -> None:
 def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, generate: Callable) -> int | None:
     """Trains `model` from `state.step` to `run.steps`, or until a signal, whose number it then returns."""
     recorder = Recorder(run, state, generate, tf.data.Dataset.from_tensor_slices(images.dev.images).batch(100))
-    # On a CPU (measured on two AVX2 cores) XLA is as fast as or faster than the rest for the small networks of 32x32
-    # images, and slower for the wide ones. Ten steps an execution save Python's part of a small step.
-    small = bool(DEVICES) or images.train.images.shape[1] <= 32
-    model.jit_compile = small
+    each = run.row.get("batches_per_step", 1)
+    # On a CPU (measured on two AVX2 cores) XLA is as fast as or faster than the rest for the small networks of MNIST,
+    # and slower for the wide ones; for a step of several batches it takes half a minute to compile, and gains nothing.
+    # Ten steps an execution save Python's part of a small step.
+    small = bool(DEVICES) or images.train.images[0].size <= 32 * 32
+    model.jit_compile = bool(DEVICES) or (small and each == 1)
     model.steps_per_execution = 10 if small and recorder.round % 10 == 0 else 1
     labels = images.train.targets(run.row["labels"], images.names) if "labels" in run.row else None
-    each = run.row.get("batches_per_step", 1)
     start, stop = state.step * each, run.steps * each
     batches = data.batches(images.train.images, run.row["batch_size"], run.seed, start, stop, labels)
     if each > 1:

@@ -44,5 +44,10 @@ def real_mnist(monkeypatch):
 
 
 @pytest.fixture
+def real_cifar10(monkeypatch):
+    return real(monkeypatch, "cifar10.npz", "cifar10")
+
+
+@pytest.fixture
 def real_celeba(monkeypatch):
     return real(monkeypatch, "celeba", "celeba")

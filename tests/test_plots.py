@@ -77,7 +77,8 @@ def draw_all(folder, scale):
     labels = {"digits": (np.arange(40) % 10, list("0123456789")), "even": (np.arange(40) % 2, ["even", "odd"])}
     plots.tsne(codes, labels, folder / "tsne.png", "{count} codes")
     plots.latent_grids(lambda z: np.full([len(z), 8, 8, 3], 50 * scale, np.uint8), codes[:4], folder, "title")
-    plots.fid_by_step({0: 100.0, 10: 10.0 * scale}, folder / "fid.png", "title")
+    plots.fid_by_step({"run": {0: 100.0, 10: 10.0 * scale}}, folder / "fid.png", "title")
+    plots.compared({"run": log}, {"loss (nats)": ["loss"]}, folder / "compared.png", str(scale))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -85,8 +86,33 @@ def test_figures_show_their_data(tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
     one, two = draw_all(tmp_path / "1", 1), draw_all(tmp_path / "2", 2)
-    assert len(one) == 7
+    assert len(one) == 8
     assert all(one[name] != two[name] for name in one)
+
+
+def test_runs_are_compared_by_their_dev_curves(tmp_path, monkeypatch):
+    """A line per run, of the steps that have a value; panels without one are left out."""
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    logs = {
+        name: [{"step": str(i), "kl": "9", "dev_kl": str(start + i) if i % 2 else ""} for i in range(6)]
+        for name, start in (("one", 10), ("two", 20))
+    }
+    plots.compared(logs, {"error": ["mse"], "KL": ["kl"]}, tmp_path / "compared.png", "title")
+    (axis,) = drawn[0].axes
+    assert axis.get_ylabel() == "KL" and [text.get_text() for text in axis.get_legend().get_texts()] == ["one", "two"]
+    for line, start in zip(axis.lines, (10, 20)):
+        assert line.get_xydata().tolist() == [[i, start + i] for i in (1, 3, 5)]
+
+
+def test_fid_by_step_of_several_runs(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    for runs in ({"one": {0: 9.0, 5: 3.0}}, {"one": {0: 9.0, 5: 3.0}, "two": {0: 8.0, 4: 2.0}}):
+        plots.fid_by_step(runs, tmp_path / "fid.png", "title")
+        (axis,) = drawn.pop().axes
+        assert [dict(line.get_xydata().tolist()) for line in axis.lines] == [*runs.values()]
+        assert (axis.get_legend() is None) == (len(runs) == 1)
 
 
 def test_the_running_mean(tmp_path, monkeypatch):

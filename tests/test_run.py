@@ -19,10 +19,13 @@ import acgan.train
 import dcgan.train
 import infogan.train
 import vae.train
+import wgan.train
 from common import run
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = {"vae": vae.train, "dcgan": dcgan.train, "acgan": acgan.train, "infogan": infogan.train}
+MODULES = {
+    "vae": vae.train, "dcgan": dcgan.train, "acgan": acgan.train, "infogan": infogan.train, "wgan": wgan.train,
+}  # fmt: skip
 SCRIPTS = tuple(MODULES)
 SNAPSHOTS = [0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 105]  # the first step on or after each tenth that ends a round
 
@@ -73,8 +76,9 @@ def test_train_leaves_its_results(trained):
     with open(run / "log.csv", newline="") as file:
         log = list(csv.DictReader(file))
     assert [int(row["step"]) for row in log] == [*range(10, 101, 10), 105]
-    if script == "vae":
-        assert [int(row["step"]) for row in log if row["dev_loss"]] == [*range(10, 101, 10), 105]
+    for column in {"dev_loss", "dev_critic_loss"} & {*log[0]}:
+        assert [int(row["step"]) for row in log if row[column]] == [*range(10, 101, 10), 105]
+    assert ("dev_loss" in log[0]) == (script == "vae") and ("dev_critic_loss" in log[0]) == (script == "wgan")
     assert not list(run.rglob("~*"))  # no drafts left
 
 
@@ -83,7 +87,8 @@ def test_test_measures_and_draws(trained):
     code, out, err = call(run.parent.parent.parent, f"{script}/test.py", STEPS="105")
     assert (code, err) == (0, "")
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["steps"] == 105 and metrics["steps_planned"] == 25_000 and metrics["seed"] == 0
+    planned = 10_000 if script == "wgan" else 25_000
+    assert metrics["steps"] == 105 and metrics["steps_planned"] == planned and metrics["seed"] == 0
     assert metrics["dataset"] == "5,000 MNIST digits"
     assert metrics["images"] == {"training": 3500, "dev": 500, "test": 1000, "generated": 1000}
     assert metrics["metrics"]["FID (classifier)"] > 100 > 20 > metrics["real dev images"]["FID (classifier)"]
@@ -100,7 +105,7 @@ def test_test_measures_and_draws(trained):
     if script == "acgan":
         assert own["label read off real dev images (share)"] > 0.98 > own["asked label read (share)"]
     if script == "vae":
-        figures |= {"reconstructions", "dev_sheet", "decoded", "tsne"}
+        figures |= {"reconstructions", "dev_sheet", "decoded", "tsne", "compared"}
         assert 1 > own["linear probe, class (accuracy)"] > 3 * own["chance, class (accuracy)"]
         with open(run / "log.csv", newline="") as file:
             dev_loss = float(list(csv.DictReader(file))[-1]["dev_loss"])
@@ -116,6 +121,7 @@ def test_saved_networks_load_without_our_code(trained):
         "dcgan": ("generator", ["noise"], -1),
         "acgan": ("generator", ["noise", "label"], -1),
         "infogan": ("generator", ["noise", "categorical", "continuous"], -1),
+        "wgan": ("generator", ["noise"], -1),
     }[script]
     network = keras.saving.load_model(run / f"{name}.keras")
     assert [tensor.name for tensor in network.inputs] == inputs
@@ -157,6 +163,7 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
         # test.py drew these in the undisturbed run
         *("fid_by_step.png", "interpolation.png", "extrapolation.png", "reconstructions.png", "dev_sheet.png"),
         *("decoded.png", "tsne.png", "pairs.png", "categorical_1.png", "continuous_1.png", "continuous_2.png"),
+        "compared.png",
     }
 
 
@@ -280,21 +287,25 @@ def test_a_loss_that_is_no_number_ends_the_run(monkeypatch, tmp_path):
 ALONE = """
 import sys
 import train
-import numpy as np, tensorflow as tf
+import keras, numpy as np, tensorflow as tf
 images = np.random.default_rng(0).integers(0, 256, [64, 32, 32, 1], np.uint8)
 name, row = next(iter(train.RUNS.items()))
 inputs = (images, np.arange(64) % 10) if "labels" in row else images
-dataset = tf.data.Dataset.from_tensor_slices(inputs).batch(16, drop_remainder=True)
-row = {k: v for k, v in row.items() if k not in ("dataset", "labels", "batch_size", "steps", "keep", "reported")}
+batches = dataset = tf.data.Dataset.from_tensor_slices(inputs).batch(16, drop_remainder=True)
+if "batches_per_step" in row:
+    dataset = batches.batch(2, drop_remainder=True)
+ours = ("dataset", "labels", "batch_size", "batches_per_step", "steps", "keep", "reported")
+row = {k: v for k, v in row.items() if k not in ours}
 for jit_compile in (False, True):
     model = train.build((32, 32, 1), **row)
     model.jit_compile = jit_compile
     before = [w.copy() for w in model.get_weights()]
-    history = model.fit(dataset, epochs=2, verbose=0, validation_data=dataset if name.startswith("mnist_z") else None)
+    has_dev = type(model).test_step is not keras.Model.test_step
+    history = model.fit(dataset, epochs=2, verbose=0, validation_data=batches if has_dev else None)
     assert all(np.isfinite(values).all() for values in history.history.values()) and history.history
     changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights())]
     assert np.mean(changed) > 0.9, changed
-assert not {"common", "vae", "dcgan", "acgan", "infogan"} & set(sys.modules)
+assert not {"common", "vae", "dcgan", "acgan", "infogan", "wgan"} & set(sys.modules)
 """
 
 

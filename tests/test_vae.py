@@ -76,6 +76,37 @@ def test_the_faces_losss_scaling():
     assert [metric.name for metric in model.metrics] == ["loss", "mse", "kl"]
 
 
+def test_beta_scales_the_kl_and_nothing_else():
+    """beta-VAE's loss is the squared error, summed over the image, plus beta times the KL."""
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, [4, 32, 32, 3], np.uint8))
+    rows = [train.RUNS[f"cifar10_beta{beta}"] for beta in (2, 4, 6)]
+    models = [train.build((32, 32, 3), **{k: v for k, v in row.items() if k not in run.OURS}) for row in rows]
+    losses = [[float(value) for value in model.losses(images, [0, 0], False)] for model in models]
+    for beta, (loss, error, kl) in zip((2, 4, 6), losses):
+        assert [error, kl] == losses[0][1:] and kl > 0
+        assert loss == pytest.approx(error + beta * kl, rel=1e-6)
+    model, x = models[0], images.numpy() / np.float32(255)
+    mean, log_variance = model.encoder(x)
+    codes = mean + tf.exp(0.5 * log_variance) * tf.random.stateless_normal(mean.shape, [0, 0])
+    decoded = model.networks()["decoder"](codes).numpy()
+    assert losses[0][1] == pytest.approx(((x - decoded) ** 2).sum((1, 2, 3)).mean(), rel=1e-5)
+    same = [{k: v for k, v in row.items() if k not in ("kl_weight", "reported")} for row in rows]
+    assert same[0] == same[1] == same[2] and [row["kl_weight"] for row in rows] == [2, 4, 6]
+
+
+def test_the_networks_on_cifar10_are_the_reports():
+    model = train.build((32, 32, 3), **{k: v for k, v in train.RUNS["cifar10_beta2"].items() if k not in run.OURS})
+    kinds = keras.layers.Conv2D, keras.layers.Conv2DTranspose
+    shapes = [
+        [(layer.kernel_size[0], *layer.output.shape[2:]) for layer in network.layers if isinstance(layer, kinds)]
+        for network in (model.encoder, model.decoder)
+    ]
+    assert shapes[0] == [(4, 16, 32), (4, 8, 64), (4, 8, 128), (4, 4, 128), (4, 1, 256)]
+    assert shapes[1] == [(4, 8, 256), (3, 8, 256), (4, 16, 128), (3, 16, 128), (4, 32, 64), (3, 32, 3)]
+    dense = [layer.units for layer in [*model.encoder.layers, *model.decoder.layers] if "dense" in layer.name]
+    assert dense == [1024, 1024, 4 * 4 * 256] and model.encoder.get_layer("mean").units == 100
+
+
 def test_mean_squared_error_is_each_images():
     rng = np.random.default_rng(0)
     x, logits = rng.uniform(size=[4, 3, 5, 2]), rng.normal(size=[4, 3, 5, 2])

@@ -182,6 +182,8 @@ def build(
 ):
     """A compiled model for `fit` on uint8 images (updates, batch, H, W, C) of `image_shape`, evaluated on (batch, ...).
 
+    The number of f's updates must be known before the step: `dataset.batch(64).batch(5, drop_remainder=True)`.
+
     Args:
         image_shape: 32x32 for network "D", for "C" square, the side a power of two from 8 on.
         width: channels of "C": of G's last and f's first hidden layer, each one further in has twice as many; of "D":
