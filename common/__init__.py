@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 
 
@@ -26,6 +27,8 @@ def silenced() -> Iterator[None]:
             os.close(terminal)
 
 
+# Keras warns that a tf.data dataset will not be shuffled again; it is shuffled.
+warnings.filterwarnings("ignore", "`shuffle=True` was passed")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # On some CPUs TensorFlow leaves its faster convolutions off.

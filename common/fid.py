@@ -31,12 +31,17 @@ def build_classifier(image_shape: tuple[int, int, int], outputs: int) -> keras.M
     The layer named "features" gives the (batch, 128) features of the metrics.
     """
     network = [keras.Input(image_shape, name="images"), layers.Rescaling(1 / 127.5, -1.0)]
+    hidden = layers.Dense(128, activation="relu", name="features")
+    head = [layers.MaxPooling2D(), layers.Flatten(), layers.Dropout(0.4), hidden]  # of 4x4
     if image_shape[0] == 64:  # faces, which are aligned
         network += [layers.RandomFlip("horizontal")]
         blocks = (32, 5, 2), (64, 3, 2), (64, 3, 2), (64, 3, 1)  # 32x32, 16x16, 8x8, 8x8
     elif image_shape[2] == 3:  # CIFAR-10's
         network += [layers.RandomFlip("horizontal"), layers.RandomTranslation(0.125, 0.125, fill_mode="reflect")]
-        blocks = (32, 3, 1), (64, 3, 2), (64, 3, 1), (96, 3, 2), (128, 3, 1)  # 32x32, 16x16, 16x16, 8x8, 8x8
+        network += [layers.RandomErasing(1.0, (0.02, 0.2), 0.0, value_range=(-1.0, 1.0))]
+        # 32x32, three of 16x16, two of 8x8
+        blocks = (32, 3, 1), (64, 3, 2), (64, 3, 1), (64, 3, 1), (96, 3, 2), (128, 3, 1)
+        head = [layers.GlobalAveragePooling2D(name="features")]
     else:
         network += [layers.RandomTranslation(0.07, 0.07, fill_mode="nearest"), layers.RandomRotation(0.02)]
         blocks = (32, 5, 2), (64, 3, 2), (64, 3, 1)  # 16x16, 8x8, 8x8
@@ -46,9 +51,7 @@ def build_classifier(image_shape: tuple[int, int, int], outputs: int) -> keras.M
             layers.BatchNormalization(momentum=0.9),
             layers.ReLU(),
         ]
-    network += [layers.MaxPooling2D(), layers.Flatten(), layers.Dropout(0.4)]  # 4x4
-    network += [layers.Dense(128, activation="relu", name="features"), layers.Dropout(0.4)]
-    network += [layers.Dense(outputs, name="logits")]
+    network += [*head, layers.Dropout(0.4), layers.Dense(outputs, name="logits")]
     return keras.Sequential(network, name="classifier")
 
 
@@ -64,11 +67,13 @@ def train_classifier(name: str, epochs: int) -> None:
     images, labels = dataset.train
     attributes = labels.ndim == 2
     model = build_classifier(images.shape[1:], len(dataset.names))
-    rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * -(-len(images) // 128))
+    steps = len(images) // 128
+    rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps)
     kind = keras.losses.BinaryCrossentropy if attributes else keras.losses.SparseCategoricalCrossentropy
     metric = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0) if attributes else "accuracy"
     model.compile(keras.optimizers.Adam(rate), kind(from_logits=True), metrics=[metric])
-    model.fit(images, labels, 128, epochs, verbose=2, validation_data=tuple(dataset.dev))
+    batches = data.batches(images, 128, 0, 0, epochs * steps, labels)
+    model.fit(batches, epochs=epochs, steps_per_epoch=steps, verbose=2, validation_data=tuple(dataset.dev))
     WEIGHTS.mkdir(exist_ok=True)
     with data.whole(WEIGHTS / f"{name}.keras") as draft:
         keras.Model(model.inputs, model.outputs, name="classifier").save(draft)  # without the optimizer
@@ -233,7 +238,7 @@ def measure(sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray,
 
 
 if __name__ == "__main__":
-    epochs, name = {"mnist": 14, "celeba": 20}, (sys.argv[1:] or ["mnist"])[0]
+    epochs, name = {"mnist": 14, "cifar10": 50, "celeba": 20}, (sys.argv[1:] or ["mnist"])[0]
     try:
         if name not in epochs:
             raise data.UserError(f"no classifier of {name!r}: choose one of {', '.join(epochs)}")

@@ -16,7 +16,6 @@ import shutil
 import signal
 import sys
 import time
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +36,6 @@ DEVICES = tf.config.list_physical_devices("GPU")
 keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")
 tf.get_logger().setLevel("ERROR")
-# Keras warns that a tf.data dataset will not be shuffled again; it is shuffled.
-warnings.filterwarnings("ignore", "`shuffle=True` was passed")
 
 CHECKPOINT = "checkpoint.weights.h5"
 # The keys of a row that are read here.
