@@ -2,7 +2,8 @@
 
 Copies of each run in RUNS_DIR its metrics, a thinned log, the pictures and, if it is small, the network that draws
 into results/, then writes README.md's table anew from all that results/ holds. Rehearsals (STEPS) are not kept, nor is
-a run of fewer images or steps than what is there, nor a picture with CelebA's own images, which may not be published.
+a run of fewer images or steps than what is there, nor a picture with an image of CelebA or CIFAR-10: the former's may
+not be published, and the latter states no terms.
 """
 
 import csv
@@ -49,9 +50,9 @@ def keep(folder: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "metrics.json", target)
     shutil.copy(folder / "training.gif", target)
-    faces = "CelebA" in json.loads((folder / "metrics.json").read_text())["dataset"]
+    digits = "MNIST" in json.loads((folder / "metrics.json").read_text())["dataset"]
     for picture in folder.glob("[!~]*.png"):  # in 128 colours they take a third of the space
-        if faces and re.sub(r"_\d+$", "", picture.stem) not in GENERATED:
+        if not digits and re.sub(r"_\d+$", "", picture.stem) not in GENERATED:
             continue
         Image.open(picture).convert("RGB").quantize(128).save(target / picture.name, optimize=True)
     log = run.read_log(folder)
@@ -82,7 +83,9 @@ def table() -> str:
     columns += ["FID (Inception)", "its own number", "minutes", "the reports' (a FID's extractor not stated)"]
     lines = [columns, ["---", "---", *["---:"] * (len(columns) - 5), "---", "---:", "---"]]
     real = {}
-    for path in sorted(RESULTS.glob("*/*/metrics.json"), key=lambda path: ("celeba" in path.parent.name, path)):
+    order = {"mnist": 0, "cifar10": 1, "celeba": 2}
+    paths = RESULTS.glob("*/*/metrics.json")
+    for path in sorted(paths, key=lambda path: (order[re.match("[a-z0-9]+", path.parent.name)[0]], path)):
         result = json.loads(path.read_text())
         name = f"`{result['model']}` `{result['run']}`" + f", seed {result['seed']}" * (result["seed"] != 0)
         steps = f"{result['steps']:,}"

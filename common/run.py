@@ -38,8 +38,8 @@ keras.config.set_floatx("float32")
 tf.get_logger().setLevel("ERROR")
 
 CHECKPOINT = "checkpoint.weights.h5"
-# The keys of a row that are read here.
-OURS = ("dataset", "labels", "batch_size", "batches_per_step", "steps", "keep", "reported")
+# The keys of a row that are read here; so is batches_per_step, which is the model's too.
+OURS = ("dataset", "labels", "batch_size", "steps", "keep", "reported")
 
 
 class Run(NamedTuple):
@@ -379,10 +379,10 @@ def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, genera
     model.jit_compile = bool(DEVICES) or (small and each == 1)
     model.steps_per_execution = 10 if small and recorder.round % 10 == 0 else 1
     labels = images.train.targets(run.row["labels"], images.names) if "labels" in run.row else None
-    start, stop = state.step * each, run.steps * each
-    batches = data.batches(images.train.images, run.row["batch_size"], run.seed, start, stop, labels)
+    size, start, stop = run.row["batch_size"], state.step * each, run.steps * each
+    batches = data.batches(images.train.images, size, run.seed, start, stop, labels)
     if each > 1:
-        batches = batches.batch(each, drop_remainder=True)
+        batches = batches.rebatch(each * size, drop_remainder=True)
     try:
         model.fit(batches, callbacks=[recorder], verbose=0)
     except (FloatingPointError, OSError) as error:  # a loss that is no number, a full disk

@@ -109,9 +109,9 @@ def gradient_norm(critic, images):
 
 
 class WGAN(keras.Model):
-    def __init__(self, generator, critic, target, weight, power, learning_rate, beta_1, beta_2, seed):
+    def __init__(self, generator, critic, batches_per_step, target, weight, power, learning_rate, beta_1, beta_2, seed):
         super().__init__()
-        self.generator, self.critic, self.seed = generator, critic, seed
+        self.generator, self.critic, self.batches_per_step, self.seed = generator, critic, batches_per_step, seed
         self.target, self.weight, self.power = target, weight, power
         self.c_optimizer = keras.optimizers.Adam(learning_rate, beta_1, beta_2)
         self.g_optimizer = keras.optimizers.Adam(learning_rate, beta_1, beta_2)
@@ -148,20 +148,20 @@ class WGAN(keras.Model):
         return self.get_metrics_result()
 
     def train_step(self, images):
-        """An update of f for each batch of `images`, uint8 (updates, batch, H, W, C), then one of G.
+        """An update of f on each of the batches of `images`, uint8 (batches_per_step * n, H, W, C), then one of G.
 
         Logged are f's losses before its last update.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         seed = tf.random.experimental.stateless_fold_in([self.seed, self.g_optimizer.iterations.value], replica)
-        for i, batch in enumerate(tf.unstack(tf.cast(images, tf.float32) / 127.5 - 1.0)):
-            noise, u = self.draw(tf.shape(batch)[0], tf.random.experimental.stateless_fold_in(seed, i))
+        for i, reals in enumerate(tf.split(tf.cast(images, tf.float32) / 127.5 - 1.0, self.batches_per_step)):
+            noise, u = self.draw(tf.shape(reals)[0], tf.random.experimental.stateless_fold_in(seed, i))
             fakes = self.generator(noise, training=True)
             with tf.GradientTape() as tape:
-                losses = self.losses(batch, fakes, u)
+                losses = self.losses(reals, fakes, u)
             variables = self.critic.trainable_variables
             self.c_optimizer.apply(tape.gradient(losses[0], variables), variables)
-        noise, _ = self.draw(tf.shape(batch)[0], tf.random.experimental.stateless_fold_in(seed, -1))
+        noise, _ = self.draw(tf.shape(reals)[0], tf.random.experimental.stateless_fold_in(seed, -1))
         with tf.GradientTape() as tape:
             g_loss = -tf.reduce_mean(self.critic(self.generator(noise, training=True), training=True))
         variables = self.generator.trainable_variables
@@ -178,13 +178,13 @@ class WGAN(keras.Model):
 
 
 def build(
-    image_shape, *, network, latent_dim, width, slope, target, weight, power, learning_rate, beta_1, beta_2, seed=0
-):
-    """A compiled model for `fit` on uint8 images (updates, batch, H, W, C) of `image_shape`, evaluated on (batch, ...).
-
-    The number of f's updates must be known before the step: `dataset.batch(64).batch(5, drop_remainder=True)`.
+    image_shape, *, batches_per_step, network, latent_dim, width, slope, target, weight, power, learning_rate, beta_1,
+    beta_2, seed=0,
+):  # fmt: skip
+    """A compiled model for `fit` on uint8 images (batches_per_step * n, H, W, C) of `image_shape`.
 
     Args:
+        batches_per_step: f's updates before each of G, of n images each.
         image_shape: 32x32 for network "D", for "C" square, the side a power of two from 8 on.
         width: channels of "C": of G's last and f's first hidden layer, each one further in has twice as many; of "D":
             of all.
@@ -193,7 +193,7 @@ def build(
     """
     keras.utils.set_random_seed(seed)
     generator, critic = build_networks(image_shape, network, latent_dim, width, slope)
-    model = WGAN(generator, critic, target, weight, power, learning_rate, beta_1, beta_2, seed)
+    model = WGAN(generator, critic, batches_per_step, target, weight, power, learning_rate, beta_1, beta_2, seed)
     model.compile(optimizer=None)
     return model
 
