@@ -120,8 +120,8 @@ def _cifar10() -> Dataset:
         origin = "keras.datasets"
     else:
         raise UserError(
-            f"no {path} and no network: save there the arrays of keras.datasets.cifar10 as x_train, y_train, x_test "
-            "and y_test (np.savez), or set DATA_DIR to where cifar10.npz lies"
+            f"no {path}, and CIFAR-10 could not be downloaded: where it can, save the arrays of keras.datasets.cifar10 "
+            "as x_train, y_train, x_test and y_test (np.savez), or set DATA_DIR to where cifar10.npz lies"
         )
     images, labels, test_images, test_labels = arrays
     dev, count = len(images) // 10, len(images) + len(test_images)
@@ -268,9 +268,9 @@ def _npz(file: str, image_shape: tuple[int, ...]) -> tuple[np.ndarray, ...] | No
     except Exception as error:  # zip, zlib and NumPy each have their own for a damaged file
         raise UserError(f"{path} is damaged ({error}): get it again, or delete it to have it downloaded") from error
     for x, y, least in ((x_train, y_train, 6000), (x_test, y_test, 1000)):
-        if x.shape != (len(y), *image_shape) or x.dtype != np.uint8 or len(x) < least:
-            shape = ", ".join(map(str, image_shape))
-            raise UserError(f"{path} holds {x.dtype} {x.shape}, not uint8 ({least} or more, {shape}): get it again")
+        if x.shape != (y.size, *image_shape) or x.dtype != np.uint8 or len(x) < least:
+            found, shape = f"{x.dtype} {x.shape} and {y.size} labels", ", ".join(map(str, image_shape))
+            raise UserError(f"{path} holds {found}, not uint8 ({least} or more, {shape}) and as many: get it again")
     return x_train, y_train, x_test, y_test
 
 

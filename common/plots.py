@@ -177,19 +177,22 @@ def tsne(codes: np.ndarray, panels: dict[str, tuple[np.ndarray, list[str]]], pat
     _save(figure, path)
 
 
-def compared(logs: dict[str, list[dict]], panels: dict[str, list[str]], path: Path, title: str) -> None:
-    """The dev set's curves of several runs, by name, in one figure: a panel per label, of its columns of the log."""
-    panels = {
-        label: columns
-        for label, columns in panels.items()
-        if any(c in log[0] for c in columns for log in logs.values())
-    }
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False, layout="constrained")
-    for axis, (label, columns) in zip(axes[0], panels.items()):
-        for colour, (name, log) in zip(COLOURS, logs.items()):
-            for column in columns:
-                dev = [(int(row["step"]), float(row[f"dev_{column}"])) for row in log if row.get(f"dev_{column}")]
-                axis.plot(*zip(*dev), color=colour, label=name)
+def compared(logs: dict[str, list[dict]], panels: dict[str, str], path: Path, title: str) -> None:
+    """The dev set's curves of several runs, by name, in one figure: a panel per label, of its column of the log.
+
+    Without a panel that would be empty, and without a figure of none.
+    """
+    curves, colours = {}, dict(zip(logs, COLOURS))
+    for label, column in panels.items():
+        for name, log in logs.items():
+            if dev := [(int(row["step"]), float(row[f"dev_{column}"])) for row in log if row.get(f"dev_{column}")]:
+                curves.setdefault(label, {})[name] = dev
+    if not curves:
+        return
+    figure, axes = plt.subplots(1, len(curves), figsize=(5.5 * len(curves), 4), squeeze=False, layout="constrained")
+    for axis, (label, lines) in zip(axes[0], curves.items()):
+        for name, dev in lines.items():
+            axis.plot(*zip(*dev), color=colours[name], label=name)
         axis.set(xlabel="training step", ylabel=label)
         axis.legend()
     figure.suptitle(title)

@@ -40,7 +40,6 @@ OWN = {
     "test MSE": "test MSE {:.5f}",
     "asked label read (share)": "label read {:.1%}",
     "code is the digit read (share)": "code is the digit {:.1%}",
-    "critic's estimate that is memorised (share)": "memorised {:.1%}",
 }
 START, END = "<!-- table: python -m common.results -->", "<!-- end of table -->"
 

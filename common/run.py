@@ -60,11 +60,16 @@ class Run(NamedTuple):
         variables = [f"{name}={shlex.quote(os.environ[name])}" for name in names if os.environ.get(name)]
         return " ".join([*variables, "python", shlex.quote(os.path.relpath(self.script / file)), self.name])
 
-    def siblings(self, runs: dict) -> dict[str, Path]:
-        """By name, the folders of all rows on the same dataset, of the same SEED and STEPS; whether they are there."""
-        suffix = self.folder.name.removeprefix(self.name)
-        names = [name for name, row in runs.items() if row["dataset"] == self.row["dataset"]]
-        return {name: self.folder.with_name(name + suffix) for name in names}
+    def siblings(self, runs: dict, source: str) -> dict[str, Path]:
+        """By name, the folders of all rows trained on the images `source`, of the same SEED and STEPS."""
+        suffix, found = self.folder.name.removeprefix(self.name), {}
+        for name in runs:
+            folder = self.folder.with_name(name + suffix)
+            with contextlib.suppress(data.UserError):  # a damaged one
+                state = read_state(folder)
+                if state and state.row["images"] == source:
+                    found[name] = folder
+        return found
 
 
 def select(runs: dict, function: Callable) -> Run:
@@ -360,7 +365,8 @@ def describe(run: Run, images: data.Dataset) -> None:
     counts = ", ".join(f"{len(part.images):,} {name}" for name, part in images.splits().items())
     shape = "x".join(map(str, images.train.images.shape[1:]))
     device = ", ".join(tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in DEVICES)
-    print(f"{run.title}: {run.steps:,} steps of batch {run.row['batch_size']}, seed {run.seed}")
+    each = f"{run.row['batches_per_step']} x " if "batches_per_step" in run.row else ""
+    print(f"{run.title}: {run.steps:,} steps of batch {each}{run.row['batch_size']}, seed {run.seed}")
     print(f"  data    {images.source} of {images.origin}: {counts} images of {shape}")
     print(f"  device  {device or f'CPU, {os.cpu_count()} cores'}")
     print(f"  folder  {run.folder}", flush=True)
@@ -371,18 +377,16 @@ def describe(run: Run, images: data.Dataset) -> None:
 def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, generate: Callable) -> int | None:
     """Trains `model` from `state.step` to `run.steps`, or until a signal, whose number it then returns."""
     recorder = Recorder(run, state, generate, tf.data.Dataset.from_tensor_slices(images.dev.images).batch(100))
-    each = run.row.get("batches_per_step", 1)
+    batches_per_step = run.row.get("batches_per_step", 1)
     # On a CPU (measured on two AVX2 cores) XLA is as fast as or faster than the rest for the small networks of MNIST,
     # and slower for the wide ones; for a step of several batches it takes half a minute to compile, and gains nothing.
     # Ten steps an execution save Python's part of a small step.
     small = bool(DEVICES) or images.train.images[0].size <= 32 * 32
-    model.jit_compile = bool(DEVICES) or (small and each == 1)
+    model.jit_compile = bool(DEVICES) or (small and batches_per_step == 1)
     model.steps_per_execution = 10 if small and recorder.round % 10 == 0 else 1
     labels = images.train.targets(run.row["labels"], images.names) if "labels" in run.row else None
-    size, start, stop = run.row["batch_size"], state.step * each, run.steps * each
-    batches = data.batches(images.train.images, size, run.seed, start, stop, labels)
-    if each > 1:
-        batches = batches.rebatch(each * size, drop_remainder=True)
+    size = run.row["batch_size"] * batches_per_step
+    batches = data.batches(images.train.images, size, run.seed, state.step, run.steps, labels)
     try:
         model.fit(batches, callbacks=[recorder], verbose=0)
     except (FloatingPointError, OSError) as error:  # a loss that is no number, a full disk
@@ -401,17 +405,13 @@ def draw_training(run: Run, curves: dict) -> None:
 
 
 def beside(run: Run, runs: dict, source: str, by_step: dict[int, float]) -> dict[str, dict[int, float]]:
-    """The FID by step of the run, and that of its siblings which were measured on the same images, by name."""
+    """The FID by step of the run, and that of its siblings which were measured before, by name."""
     found = {}
-    for name, folder in run.siblings(runs).items():
-        if name == run.name:
-            found[name] = by_step
-            continue
+    for name, folder in run.siblings(runs, source).items():
         with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or damaged
             metrics = json.loads((folder / "metrics.json").read_text())
-            if metrics["dataset"] == source:
-                found[name] = {int(step): value for step, value in metrics["FID by step"].items()}
-    return found
+            found[name] = {int(step): value for step, value in metrics["FID by step"].items()}
+    return found | {run.name: by_step}
 
 
 def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict, report: Callable) -> None:

@@ -90,7 +90,7 @@ def test_cifar10_of_data_dir(tmp_path, monkeypatch, shape):
 
 def test_cifar10_of_keras(monkeypatch):
     """All of it, and without a network a line that says where to put it."""
-    with pytest.raises(data.UserError, match=r"cifar10\.npz and no network: .*x_train.*DATA_DIR") as error:
+    with pytest.raises(data.UserError, match=r"cifar10\.npz, and CIFAR-10 could not be .*x_train.*DATA_DIR") as error:
         data.load("cifar10")
     assert "\n" not in str(error.value)
     urls = []
@@ -123,6 +123,8 @@ def test_network_that_swallows_packets(monkeypatch, tmp_path, capsys):
         lambda path: write_npz(path, x_train=np.zeros([7000, 32, 32], np.uint8)),
         lambda path: write_npz(path, x_train=np.zeros([7000, 28, 28], np.float32)),
         lambda path: write_npz(path, y_test=np.zeros(3, np.uint8)),
+        lambda path: write_npz(path, y_train=np.array(3, np.uint8)),
+        lambda path: write_npz(path, y_train=np.zeros([7000, 10], np.uint8)),
         lambda path: np.savez(path, x_train=np.zeros(3)),
         lambda path: write_npz(path, x_train=np.zeros([5040, 28, 28], np.uint8), y_train=np.zeros(5040, np.uint8)),
     ],

@@ -78,7 +78,7 @@ def draw_all(folder, scale):
     plots.tsne(codes, labels, folder / "tsne.png", "{count} codes")
     plots.latent_grids(lambda z: np.full([len(z), 8, 8, 3], 50 * scale, np.uint8), codes[:4], folder, "title")
     plots.fid_by_step({"run": {0: 100.0, 10: 10.0 * scale}}, folder / "fid.png", "title")
-    plots.compared({"run": log}, {"loss (nats)": ["loss"]}, folder / "compared.png", str(scale))
+    plots.compared({"run": log}, {"loss (nats)": "loss"}, folder / "compared.png", str(scale))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -91,15 +91,17 @@ def test_figures_show_their_data(tmp_path):
 
 
 def test_runs_are_compared_by_their_dev_curves(tmp_path, monkeypatch):
-    """A line per run, of the steps that have a value; panels without one are left out."""
+    """A line per run, of the steps that have a value; lines, panels and figures without one are left out."""
     drawn = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
     logs = {
         name: [{"step": str(i), "kl": "9", "dev_kl": str(start + i) if i % 2 else ""} for i in range(6)]
         for name, start in (("one", 10), ("two", 20))
     }
-    plots.compared(logs, {"error": ["mse"], "KL": ["kl"]}, tmp_path / "compared.png", "title")
-    (axis,) = drawn[0].axes
+    short = {"short": [{"step": "0", "kl": "9", "dev_kl": ""}]}
+    plots.compared(short, {"KL": "kl"}, tmp_path / "compared.png", "title")
+    plots.compared(logs | short, {"error": "mse", "KL": "kl"}, tmp_path / "compared.png", "title")
+    ((axis,),) = (figure.axes for figure in drawn)
     assert axis.get_ylabel() == "KL" and [text.get_text() for text in axis.get_legend().get_texts()] == ["one", "two"]
     for line, start in zip(axis.lines, (10, 20)):
         assert line.get_xydata().tolist() == [[i, start + i] for i in (1, 3, 5)]

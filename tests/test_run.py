@@ -27,9 +27,8 @@ MODULES = {
     "vae": vae.train, "dcgan": dcgan.train, "acgan": acgan.train, "infogan": infogan.train, "wgan": wgan.train,
 }  # fmt: skip
 SCRIPTS = tuple(MODULES)
-STEPS = dict.fromkeys(SCRIPTS, 105) | {"wgan": 21}  # of five updates of the critic
-# The steps that end a round, a tenth of the run in whole steps.
-ROUNDS = {script: [*range(steps // 10, steps, steps // 10), steps] for script, steps in STEPS.items()}
+ROUNDS = [*range(10, 105, 10), 105]  # the steps that end one of ten steps, and the last
+SNAPSHOTS = [0, *ROUNDS[1:]]  # the first of them from each tenth of the run on: from 10.5 on the second
 
 
 def start(folder, *words, **environment):
@@ -59,50 +58,45 @@ def arrays(path):
 def trained(request, tmp_path_factory):
     """A finished run of a few steps, its script, and what the terminal said."""
     folder = tmp_path_factory.mktemp(request.param)
-    code, out, err = call(folder, f"{request.param}/train.py", STEPS=str(STEPS[request.param]))
+    code, out, err = call(folder, f"{request.param}/train.py", STEPS="105")
     assert (code, err) == (0, "")  # not a word of the frameworks
     (run,) = (folder / "runs" / request.param).iterdir()
     return request.param, run, out
 
 
-def snapshots(script):
-    """The first step on or after each tenth of the run that ends a round: the second round's for the first tenth."""
-    return [0, *ROUNDS[script][1:]]
-
-
 def test_train_leaves_its_results(trained):
     script, run, out = trained
-    assert run.name.endswith(f"-steps{STEPS[script]}")
-    for text in ("NOT ALL OF MNIST", f"{STEPS[script]} steps", "seed 0", "CPU", "3,500 training", str(run), "test.py"):
+    assert run.name.endswith("-steps105")
+    for text in ("NOT ALL OF MNIST", "105 steps", "seed 0", "CPU", "3,500 training", str(run), "test.py"):
         assert text in out
     drawer = "decoder" if script == "vae" else "generator"
     for name in (f"{drawer}.keras", "checkpoint.weights.h5", "samples.png", "training.gif", "curves.png"):
         assert (run / name).stat().st_size > 1000
-    assert [int(path.stem) for path in sorted((run / "snapshots").iterdir())] == snapshots(script)
+    assert [int(path.stem) for path in sorted((run / "snapshots").iterdir())] == SNAPSHOTS
     assert list((run / "tensorboard").rglob("events*"))
     with open(run / "log.csv", newline="") as file:
         log = list(csv.DictReader(file))
     steps = [int(row["step"]) for row in log]
-    assert steps == (ROUNDS[script] if STEPS[script] == 105 else [*range(1, 22)])  # ten steps at once, or one
+    assert steps == ROUNDS  # ten steps at once
     for column in {"dev_loss", "dev_critic_loss"} & {*log[0]}:
-        assert [int(row["step"]) for row in log if row[column]] == ROUNDS[script]
+        assert [int(row["step"]) for row in log if row[column]] == ROUNDS
     assert ("dev_loss" in log[0]) == (script == "vae") and ("dev_critic_loss" in log[0]) == (script == "wgan")
     assert not list(run.rglob("~*"))  # no drafts left
 
 
 def test_test_measures_and_draws(trained):
     script, run, _ = trained
-    code, out, err = call(run.parent.parent.parent, f"{script}/test.py", STEPS=str(STEPS[script]))
+    code, out, err = call(run.parent.parent.parent, f"{script}/test.py", STEPS="105")
     assert (code, err) == (0, "")
     metrics = json.loads((run / "metrics.json").read_text())
     planned = 10_000 if script == "wgan" else 25_000
-    assert metrics["steps"] == STEPS[script] and metrics["steps_planned"] == planned and metrics["seed"] == 0
+    assert metrics["steps"] == 105 and metrics["steps_planned"] == planned and metrics["seed"] == 0
     assert metrics["dataset"] == "5,000 MNIST digits"
     assert metrics["images"] == {"training": 3500, "dev": 500, "test": 1000, "generated": 1000}
     assert metrics["metrics"]["FID (classifier)"] > 100 > 20 > metrics["real dev images"]["FID (classifier)"]
     assert metrics["metrics"]["FID (Inception)"] is None and metrics["extractors"]["Inception"] is None
-    assert list(metrics["FID by step"]) == [str(step) for step in snapshots(script)]
-    assert "FID (classifier)" in out and f"{STEPS[script]} of {STEPS[script]} steps" in out
+    assert list(metrics["FID by step"]) == [str(step) for step in SNAPSHOTS]
+    assert "FID (classifier)" in out and "105 of 105 steps" in out
     grids = {"acgan": {"pairs"}, "infogan": {"categorical_1", "continuous_1", "continuous_2"}}
     figures = {"fid_by_step", "curves"} | grids.get(script, {"interpolation", "extrapolation"})
     own = metrics["own"]
@@ -142,25 +136,25 @@ def test_saved_networks_load_without_our_code(trained):
 def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     """SIGTERM, then SIGKILL, then to the end: the same weights, bit for bit, and the same log."""
     script, whole, _ = trained
-    run, steps, ends = tmp_path / "runs" / script / whole.name, str(STEPS[script]), ROUNDS[script]
-    process = start(tmp_path, f"{script}/train.py", STEPS=steps)
-    wait_for_line(process, f"step {ends[0]} of")
+    run = tmp_path / "runs" / script / whole.name
+    process = start(tmp_path, f"{script}/train.py", STEPS="105")
+    wait_for_line(process, "step 10 of")
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM and "to go on: " in out and f"STEPS={steps} python" in out
+    assert process.returncode == 128 + signal.SIGTERM and "to go on: " in out and "STEPS=105 python" in out
     # As if the kill had come between the log and the checkpoint, and while a file was being written.
     with open(run / "log.csv", "r+") as file:
         columns = file.readline().count(",")
         file.seek(0, os.SEEK_END)
-        file.write(f"{ends[-2]}{',1' * columns}\n{ends[-1]},1")
+        file.write(f"100{',1' * columns}\n105,1")
     (run / "~1-samples.png").write_bytes(b"half")
     os.utime(run / "~1-samples.png", (0, 0))
-    process = start(tmp_path, f"{script}/train.py", STEPS=steps)
+    process = start(tmp_path, f"{script}/train.py", STEPS="105")
     wait_for_line(process, "going on from step")
     wait_for_line(process, "  step ")
     process.kill()
     process.communicate()
-    code, out, err = call(tmp_path, f"{script}/train.py", STEPS=steps)
+    code, out, err = call(tmp_path, f"{script}/train.py", STEPS="105")
     assert (code, err) == (0, "") and "going on from step" in out
     ours, theirs = arrays(run / "checkpoint.weights.h5"), arrays(whole / "checkpoint.weights.h5")
     assert ours.keys() == theirs.keys()
@@ -204,7 +198,7 @@ def wait_for_line(process, text):
 def test_a_finished_run_is_not_trained_again(trained):
     script, run, _ = trained
     before = (run / "checkpoint.weights.h5").read_bytes()
-    code, out, err = call(run.parent.parent.parent, f"{script}/train.py", STEPS=str(STEPS[script]))
+    code, out, err = call(run.parent.parent.parent, f"{script}/train.py", STEPS="105")
     assert (code, err) == (0, "") and "trained already" in out
     assert (run / "checkpoint.weights.h5").read_bytes() == before
 
@@ -252,11 +246,11 @@ def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
     shutil.copytree(whole, folder)
     name = next(iter(module.RUNS))
     edited = {name: module.RUNS[name] | {"learning_rate": 7.0}}
-    code = train_here(monkeypatch, tmp_path, module, edited, STEPS=str(STEPS[script]))
+    code = train_here(monkeypatch, tmp_path, module, edited, STEPS="105")
     is_one_line(code, capsys.readouterr().err, "another learning_rate", folder)
     checkpoint = folder / "checkpoint.weights.h5"
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
-    code = train_here(monkeypatch, tmp_path, module, STEPS=str(STEPS[script]))
+    code = train_here(monkeypatch, tmp_path, module, STEPS="105")
     is_one_line(code, capsys.readouterr().err, checkpoint)
 
 
@@ -329,14 +323,19 @@ def test_a_train_py_works_alone(script, tmp_path):
 
 
 def test_the_fid_is_shown_beside_that_of_the_rows_on_the_same_images(tmp_path):
-    """Of the same SEED and STEPS; not of other images, and not where metrics.json is damaged or not there."""
-    rows = {"a": "mnist", "b": "mnist", "c": "mnist", "d": "mnist", "e": "celeba", "f": "mnist"}
-    runs = {name: {"dataset": dataset} for name, dataset in rows.items()}
-    for name, source in (("b", "MNIST"), ("c", "5,000 MNIST digits"), ("d", None), ("e", "MNIST")):
-        (tmp_path / f"{name}-seed1").mkdir()
-        text = json.dumps({"dataset": source, "FID by step": {"0": 9.0, "10": 3.0}}) if source else "{"
-        (tmp_path / f"{name}-seed1" / "metrics.json").write_text(text)
+    """Of the same SEED and STEPS; not of other images, not where a file is damaged, not where there is none."""
+    runs = {name: {"dataset": "mnist"} for name in "abcdefg"}
+    text = json.dumps({"FID by step": {"0": 9.0, "10": 3.0}})
+    for name, source in zip("abcde", ["MNIST", "MNIST", "5,000 MNIST digits", "MNIST", "MNIST"]):
+        folder = tmp_path / f"{name}-seed1"
+        folder.mkdir()
+        with h5py.File(folder / run.CHECKPOINT, "w") as file:
+            file.attrs["state"] = json.dumps(run.State(10, 1.0, {"images": source}, 1)._asdict())
+        (folder / "metrics.json").write_text("{" if name == "d" else text)
+    (tmp_path / "e-seed1" / run.CHECKPOINT).write_bytes(b"damaged")
+    (tmp_path / "f").mkdir()
     chosen = run.Run(tmp_path, "a", runs["a"], 1, 10, tmp_path / "a-seed1")
+    assert [*chosen.siblings(runs, "MNIST")] == ["a", "b", "d"]
     assert run.beside(chosen, runs, "MNIST", {0: 8.0}) == {"a": {0: 8.0}, "b": {0: 9.0, 10: 3.0}}
 
 

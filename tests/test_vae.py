@@ -52,13 +52,13 @@ def test_the_losss_scaling():
     """Summed over pixels and dimensions, a mean over the batch: the negative ELBO of one image in nats."""
     for count in (1, 7):
         images = np.random.default_rng(0).integers(0, 256, [count, 32, 32, 1], np.uint8)
-        loss, reconstruction, kl = constant_vae().losses(tf.constant(images), [0, 0], False)
+        loss, reconstruction, kl = constant_vae().loss_terms(tf.constant(images), [0, 0], False)
         assert float(reconstruction) == pytest.approx(32 * 32 * np.log(2), rel=1e-6)
         assert float(kl) == 0 and float(loss) == float(reconstruction)
     model = constant_vae()
     model.encoder.get_layer("mean").bias.assign([2.0] * 5)
     model.decoder.layers[-1].bias.assign([1.0])
-    loss, reconstruction, kl = model.losses(tf.constant(images), [0, 0], False)
+    loss, reconstruction, kl = model.loss_terms(tf.constant(images), [0, 0], False)
     x = images / 255
     expected = (x * np.log1p(np.exp(-1)) + (1 - x) * np.log1p(np.exp(1))).sum((1, 2, 3)).mean()
     assert float(kl) == pytest.approx(5 * 2.0) and float(reconstruction) == pytest.approx(expected, rel=1e-5)
@@ -70,7 +70,7 @@ def test_the_faces_losss_scaling():
     model = constant_vae(reconstruction="mse", kl_weight=0.3)
     model.encoder.get_layer("mean").bias.assign([2.0, 0.0, 0.0, 0.0, 0.0])
     images = np.random.default_rng(0).integers(0, 256, [7, 32, 32, 1], np.uint8)
-    loss, mse, kl = model.losses(tf.constant(images), [0, 0], False)
+    loss, mse, kl = model.loss_terms(tf.constant(images), [0, 0], False)
     assert float(mse) == pytest.approx(((images / 255 - 0.5) ** 2).mean(), rel=1e-5)  # the logit 0 is grey
     assert float(kl) == pytest.approx(2.0) and float(loss) == pytest.approx(float(mse) + 0.3 * 2.0 / 5, rel=1e-5)
     assert [metric.name for metric in model.metrics] == ["loss", "mse", "kl"]
@@ -81,7 +81,7 @@ def test_beta_scales_the_kl_and_nothing_else():
     images = tf.constant(np.random.default_rng(0).integers(0, 256, [4, 32, 32, 3], np.uint8))
     rows = [train.RUNS[f"cifar10_beta{beta}"] for beta in (2, 4, 6)]
     models = [train.build((32, 32, 3), **{k: v for k, v in row.items() if k not in run.OURS}) for row in rows]
-    losses = [[float(value) for value in model.losses(images, [0, 0], False)] for model in models]
+    losses = [[float(value) for value in model.loss_terms(images, [0, 0], False)] for model in models]
     for beta, (loss, error, kl) in zip((2, 4, 6), losses):
         assert [error, kl] == losses[0][1:] and kl > 0
         assert loss == pytest.approx(error + beta * kl, rel=1e-6)
@@ -162,7 +162,7 @@ def test_codes_are_drawn_from_q():
     model.encoder.get_layer("log_variance").bias.assign([np.log(0.25)] * 5)
     seen = []
     model.decoder = lambda codes, training: seen.append(codes.numpy()) or tf.zeros([len(codes), 32, 32, 1])
-    model.losses(tf.zeros([20_000, 32, 32, 1], tf.uint8), [0, 1], False)
+    model.loss_terms(tf.zeros([20_000, 32, 32, 1], tf.uint8), [0, 1], False)
     np.testing.assert_allclose(seen[0].mean(0), [1, 2, 3, 4, 5], atol=0.02)
     np.testing.assert_allclose(seen[0].std(0), 0.5, atol=0.02)
 

@@ -58,7 +58,7 @@ def test_the_losses_of_a_linear_critic(slope):
     u = tf.constant(rng.uniform(size=[7, 1, 1, 1]), tf.float32)
     estimate = weights @ (reals.mean(0) - fakes.mean(0)).ravel()
     for penalty, expected in ((DIV, 2 * slope**6), (GP, 10 * (slope - 1) ** 2)):
-        losses = linear(weights, **penalty).losses(reals, fakes, u)
+        losses = linear(weights, **penalty).critic_losses(reals, fakes, u)
         np.testing.assert_allclose(losses, [expected - estimate, estimate, expected], rtol=1e-4, atol=1e-5)
 
 
@@ -72,7 +72,7 @@ def test_the_penaltys_gradient_is_that_of_the_weights(penalty):
     for w, gradient in ((weights, expected), (0 * weights, 0 * weights)):
         model = linear(w, **penalty)
         with tf.GradientTape() as tape:
-            loss = model.losses(images, images, tf.zeros([3, 1, 1, 1]))[0]
+            loss = model.critic_losses(images, images, tf.zeros([3, 1, 1, 1]))[0]
         found = tape.gradient(loss, model.critic.trainable_variables)[0]
         np.testing.assert_allclose(found.numpy().ravel(), gradient, rtol=1e-3, atol=1e-5)
 
@@ -84,7 +84,7 @@ def test_the_penalty_is_taken_between_real_and_generated():
     reals, fakes = tf.fill([4, 8, 8, 1], 1.0), tf.fill([4, 8, 8, 1], -0.5)
     u = np.array([0.0, 1.0, 0.5, 0.9], np.float32)
     expected = np.abs(u * 1.0 + (1 - u) * -0.5) * 8
-    _, estimate, penalty = model.losses(reals, fakes, u[:, None, None, None])
+    _, estimate, penalty = model.critic_losses(reals, fakes, u[:, None, None, None])
     assert float(penalty) == pytest.approx(expected.mean(), rel=1e-5)
     assert float(estimate) == pytest.approx(64 * (1 - 0.25) / 2)
 
@@ -95,11 +95,17 @@ def test_noise_and_points_are_new_for_each_update():
     u = u.numpy().ravel()
     assert 0 <= u.min() < 0.01 and 0.99 < u.max() < 1 and u.mean() == pytest.approx(0.5, abs=0.02)
     seeds = []
-    model = build()
-    draw, model.draw = model.draw, lambda count, seed: seeds.append(tuple(seed.numpy())) or draw(count, seed)
-    for _ in range(2):
-        model.train_step(tf.constant(pictures(20, 8, 8, 1)))
-    assert len(seeds) == len({*seeds}) == 12
+    for seed in (3, 4):
+        model = build(seed=seed)
+
+        def draw(count, seed, draw=model.draw):
+            seeds.append(tuple(seed.numpy()))
+            return draw(count, seed)
+
+        model.draw = draw
+        for _ in range(2):
+            model.train_step(tf.constant(pictures(20, 8, 8, 1)))
+    assert len(seeds) == len({*seeds}) == 24
 
 
 @pytest.mark.parametrize("updates", [1, 5])
@@ -141,16 +147,26 @@ def test_a_step_is_algorithm_1(penalty, updates):
         np.testing.assert_allclose(a, b, atol=1e-5, err_msg=a.path)
 
 
-def test_the_dev_loss_changes_nothing():
-    """It is of the images given, and of noise that stays the same; batch norm's averages stay too."""
+def test_the_dev_losses():
+    """Those of the images given and of noise that stays the same, weighted by their number; nothing is trained."""
     model = build()
     before = [weights.copy() for weights in model.get_weights()]
-    images = tf.constant(pictures(6, 8, 8, 1))
-    first = {name: float(value) for name, value in model.test_step(images).items()}
-    model.reset_metrics()
-    assert {name: float(value) for name, value in model.test_step(images).items()} == first
-    model.reset_metrics()
-    assert float(model.test_step(255 - images)["estimate"]) != first["estimate"]
+    drawn, draw = [], model.draw
+    model.draw = lambda count, seed: drawn.append(draw(count, seed)) or drawn[-1]
+    batches = pictures(6, 8, 8, 1), 255 - pictures(2, 8, 8, 1)
+    for _ in range(2):
+        model.reset_metrics()
+        for images in batches:
+            logs = model.test_step(tf.constant(images))
+    for a, b in zip(drawn[:2], drawn[2:]):
+        np.testing.assert_array_equal(a[0], b[0])
+    assert not np.isin(drawn[1][0], drawn[0][0]).any()  # each batch has its own
+    expected = []
+    for images, (noise, u) in zip(batches, drawn):
+        x, g = images / np.float32(127.5) - 1, model.generator(noise, training=False)
+        expected += [[*model.critic_losses(x, g, u), -tf.reduce_mean(model.critic(g))]]
+    expected = np.average(expected, 0, [6, 2])
+    np.testing.assert_allclose([logs[m.name] for m in model.metrics], expected, rtol=1e-4)
     for a, b in zip(before, model.get_weights()):
         np.testing.assert_array_equal(a, b)
 
@@ -207,17 +223,23 @@ def test_a_wgan_finds_both_modes(penalty):
 
 
 def test_critic_numbers_of_a_known_critic():
-    """f is an image's mean; training images are lighter than test images, as to a critic that knows them by heart."""
+    """f is an image's mean; training images are lighter than others, as to a critic that knows them by heart."""
 
     def critic(images, training):
         return tf.reduce_mean(images, [1, 2, 3])[:, None]
 
-    levels = {"training": 255, "dev": 204, "test": 204, "generated": 0}
+    levels = {"training": 255, "dev": 204, "test": 153, "generated": 0}
     sets = {name: np.full([7, 4, 4, 1], level, np.uint8) for name, level in levels.items()}
     numbers = wgan.test.critic_numbers(critic, sets)
     assert numbers["critic on training images"] == pytest.approx(1) and numbers["critic on dev images"] < 0.61
     assert numbers["critic on generated images"] == pytest.approx(-1)
     assert numbers["critic's estimate that is memorised (share)"] == pytest.approx(0.2)
+    assert numbers["its standard error"] == pytest.approx(0)
+    # Of images of f = 1 and 0, half and half: a variance of 1/4 in each of two means of 8, over an estimate of 1.5.
+    sets = {name: np.repeat(np.uint8([255, level]), 4)[:, None, None, None] for name, level in zip(levels, (128, 128))}
+    sets |= {"test": sets["dev"], "generated": np.zeros([8, 1, 1, 1], np.uint8)}
+    numbers = wgan.test.critic_numbers(critic, sets)
+    assert numbers["its standard error"] == pytest.approx((2 * 0.25 / 8) ** 0.5 / 1.5, rel=0.01)
 
 
 def test_generate_is_in_inference_mode():

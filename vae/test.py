@@ -17,7 +17,7 @@ ATTRIBUTES = ["Male", "Smiling", "Blond_Hair", "Black_Hair", "Eyeglasses", "Youn
 def report(run, networks, images):
     """Reconstructions, the latent grids, t-SNE; the ELBO or the MSE, linear probes of the codes, active units.
 
-    And the dev set's curves of all rows of the dataset that were trained, in one figure.
+    And the dev set's curves of all rows that were trained on the same images, in one figure.
     """
     encoder, decoder = networks["encoder"], networks["decoder"]
     codes = {name: encode(encoder, part.images) for name, part in (("dev", images.dev), ("test", images.test))}
@@ -36,9 +36,9 @@ def report(run, networks, images):
     corners = tf.random.stateless_normal([4, decoder.input_shape[-1]], [run.seed, -3]).numpy()
     plots.latent_grids(lambda codes: to_uint8(decoder, codes), corners, run.folder, run.title)
 
-    logs = {name: read_log(folder) for name, folder in run.siblings(RUNS).items()}
-    panels = {label: columns for label, columns in CURVES.items() if columns != ["loss"]}
-    plots.compared({name: log for name, log in logs.items() if log}, panels, run.folder / "compared.png", "dev set")
+    logs = {name: read_log(folder) for name, folder in run.siblings(RUNS, images.source).items()}
+    panels = {label: column for label, (column,) in CURVES.items() if column != "loss"}
+    plots.compared(logs, panels, run.folder / "compared.png", "dev set")
 
     own = {}
     for name, part in (("dev", images.dev), ("test", images.test)):
@@ -66,7 +66,7 @@ def encode(encoder, images):
 
 
 def numbers(decoder, name, images, means, log_variances, run):
-    """The KL in nats and the ELBO, one code drawn for each image; of faces the MSE, decoded from the code's mean.
+    """The KL in nats and the ELBO, one code drawn for each image; of colour images the MSE, decoded from the mean.
 
     (The log's dev_mse, by which the step is chosen, is of a code drawn for each image, as in training.)
     """

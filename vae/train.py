@@ -12,7 +12,7 @@ On faces the reports B and C minimise, of images of D values and codes of d dime
 
 up to a factor and a constant the former for p(x|z) a Gaussian of variance w D / 2d around the decoded image.
 
-beta-VAE (Higgins et al. 2017, eq. 4) weighs the KL with a beta above 1, for codes that are used sparingly. Report D's,
+beta-VAE (Higgins et al. 2017, eq. 4) weighs the KL with a beta above 1, for disentangled codes. Report D's,
 with p(x|z) a Gaussian of variance 1/2, has up to a constant
 
     L = |x - decoded|^2 + beta KL
@@ -220,7 +220,7 @@ class VAE(keras.Model):
         decoder = keras.Sequential([codes, self.decoder, layers.Activation("sigmoid", name="sigmoid")], name="decoder")
         return {"decoder": decoder, "encoder": self.encoder}
 
-    def losses(self, images, seed, training):
+    def loss_terms(self, images, seed, training):
         """The loss and its two terms, means over the batch of uint8 `images` (batch, H, W, C)."""
         images = tf.cast(images, tf.float32) / 255.0
         mean, log_variance = self.encoder(images, training=training)
@@ -239,14 +239,14 @@ class VAE(keras.Model):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         seed = tf.random.experimental.stateless_fold_in([self.seed, self.optimizer.iterations.value], replica)
         with tf.GradientTape() as tape:
-            loss, *terms = self.losses(images, seed, True)
+            loss, *terms = self.loss_terms(images, seed, True)
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(loss, variables), variables)
         return self.track(loss, *terms)
 
     def test_step(self, images):
         # The same noise at every evaluation: the dev curve moves with the weights alone.
-        return self.track(*self.losses(images, [self.seed, -1], False), weight=tf.shape(images)[0])
+        return self.track(*self.loss_terms(images, [self.seed, -1], False), weight=tf.shape(images)[0])
 
 
 def build(image_shape, *, network, latent_dim, reconstruction, kl_weight, optimizer, beta_1, learning_rate, seed=0):

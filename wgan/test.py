@@ -15,26 +15,35 @@ def report(run, networks, images):
     corners = tf.random.stateless_normal([4, generator.input_shape[-1]], [run.seed, -3]).numpy()
     plots.latent_grids(lambda noise: to_uint8(generator, noise), corners, run.folder, run.title)
     count = len(images.dev.images)
-    sets = {name: part.images[:count] for name, part in images.splits().items()}
+    sets = {name: part.images for name, part in images.splits().items()}
+    # All over the training images, which MNIST orders by writer.
+    sets["training"] = sets["training"][:: max(1, len(sets["training"]) // count)]
     return critic_numbers(critic, sets | {"generated": generate(generator, count, run.seed)})
 
 
 def critic_numbers(critic, sets):
     """The mean of f over "training", "dev", "test" and "generated" images, uint8 (n, H, W, C).
 
-    And how far it has learnt its training images by heart: the part of its estimate on them that test images have not,
-    (E[f(training)] - E[f(test)]) / (E[f(training)] - E[f(generated)]); 0 if it tells all real images alike.
+    And how far it has learnt its training images by heart: the part of its estimate on them that dev images have not,
+    (E[f(training)] - E[f(dev)]) / (E[f(training)] - E[f(generated)]), 0 if it tells all real images alike, with the
+    standard error of the numerator's two means.
     """
-    means = {name: mean_score(critic, images) for name, images in sets.items()}
-    memorised = (means["training"] - means["test"]) / (means["training"] - means["generated"])
+    scores = {name: score(critic, images) for name, images in sets.items()}
+    means = {name: float(values.mean()) for name, values in scores.items()}
+    estimate = means["training"] - means["generated"]
+    error = np.sqrt(sum(scores[name].var() / len(scores[name]) for name in ("training", "dev")))
     numbers = {f"critic on {name} images": mean for name, mean in means.items()}
-    return numbers | {"critic's estimate that is memorised (share)": memorised}
+    return numbers | {
+        "critic's estimate that is memorised (share)": (means["training"] - means["dev"]) / estimate,
+        "its standard error": float(error / abs(estimate)),
+    }
 
 
-def mean_score(critic, images):
+def score(critic, images):
+    """f of uint8 images (n, H, W, C), float64 (n,)."""
     starts = range(0, len(images), 500)
     scores = [critic(images[i : i + 500].astype(np.float32) / 127.5 - 1.0, training=False) for i in starts]
-    return float(np.concatenate(scores).mean())
+    return np.concatenate(scores)[:, 0].astype(np.float64)
 
 
 if __name__ == "__main__":

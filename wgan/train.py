@@ -7,7 +7,8 @@ down at points between real images x and generated ones, x' = u x + (1 - u) G(z)
 
 WGAN-DIV: target 0, weight k = 2, power p = 6; -L_f, at its largest over all smooth f, is the Wasserstein divergence.
 WGAN-GP: target 1, weight 10, power 2; E[f(x)] - E[f(G(z))], at its largest over the f of slope 1 at most, is the
-Wasserstein-1 distance, and the gradient of that f has norm 1. Before each update of G, f gets five.
+Wasserstein-1 distance, and the gradient of that f has norm 1 between the real and the generated images it couples.
+Before each update of G, f gets five.
 """
 
 import os
@@ -57,46 +58,49 @@ def up(channels):
     )
 
 
-def activation(slope):
+def activation(x, slope):
     """Of the generator: after a batch norm."""
-    return [layers.BatchNormalization(momentum=0.9, epsilon=1e-5), layers.LeakyReLU(slope)]
+    return layers.LeakyReLU(slope)(layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x))
 
 
-def convolution(channels, size, strides, slope):
+def down(channels, size, strides):
     """Of the critic: without batch norm, with which f(x) would depend on the other images of the batch too, and the
     penalty, of the gradient of each image's own f, would not be that of the loss (Gulrajani et al., section 4)."""
-    layer = layers.Conv2D(channels, size, strides, "same", kernel_initializer="he_normal")
-    return [layer, layers.LeakyReLU(slope)]
+    return layers.Conv2D(channels, size, strides, "same", kernel_initializer="he_normal")
 
 
-def networks_c(image_shape, width, slope):
+def networks_c(noise, images, width, slope):
     """C's: G's layers from 4x4 up, and f's down to there; on MNIST one less of each."""
-    channels = [width * 2**i for i in range((image_shape[0] // 4).bit_length() - 1)]
+    channels = [width * 2**i for i in range((images.shape[1] // 4).bit_length() - 1)]
     first, *rest = channels[::-1]
-    generator = [layers.Dense(4 * 4 * first, use_bias=False), layers.Reshape([4, 4, first])]
-    for c in [*rest, image_shape[-1]]:
-        generator += [*activation(slope), up(c)]
-    critic = [layer for c in channels for layer in convolution(c, 4, 2, slope)]
-    return generator, [*critic, layers.Flatten()]
+    x = layers.Reshape([4, 4, first])(layers.Dense(4 * 4 * first, use_bias=False)(noise))
+    for c in [*rest, images.shape[-1]]:
+        x = up(c)(activation(x, slope))
+    y = images
+    for c in channels:
+        y = layers.LeakyReLU(slope)(down(c, 4, 2)(y))
+    return x, layers.Flatten()(y)
 
 
-def networks_d(image_shape, width, slope):
-    """D's, of 32x32 images; its blocks are taken for one convolution each: ours."""
-    generator = [layers.Dense(4 * 4 * width, use_bias=False), layers.Reshape([4, 4, width])]
-    for _ in range(3):
-        generator += [*activation(slope), up(width)]
-    generator += [*activation(slope), layers.Conv2D(image_shape[-1], 3, 1, "same")]
-    blocks = (4, 2), (4, 2), (3, 1), (3, 1)  # 16x16, 8x8, 8x8, 8x8
-    critic = [layer for size, strides in blocks for layer in convolution(width, size, strides, slope)]
-    return generator, [*critic, layers.GlobalAveragePooling2D()]
+def networks_d(noise, images, width, slope):
+    """D's, of 32x32 images; its blocks are residual, of one convolution each: ours."""
+    x = layers.Reshape([4, 4, width])(layers.Dense(4 * 4 * width, use_bias=False)(noise))
+    for _ in range(3):  # 8x8, 16x16, 32x32
+        x = layers.add([layers.UpSampling2D()(x), up(width)(activation(x, slope))])
+    x = layers.Conv2D(images.shape[-1], 3, 1, "same")(activation(x, slope))
+    y = down(width, 4, 2)(images)  # 16x16
+    y = layers.add([layers.AveragePooling2D(2)(y), down(width, 4, 2)(layers.LeakyReLU(slope)(y))])  # 8x8
+    for _ in range(2):
+        y = layers.add([y, down(width, 3, 1)(layers.LeakyReLU(slope)(y))])
+    return x, layers.GlobalAveragePooling2D()(layers.LeakyReLU(slope)(y))
 
 
 def build_networks(image_shape, network, latent_dim, width, slope):
     """G, from noise (batch, latent_dim) of N(0, 1) to images (batch, *image_shape) in [-1, 1], and f, to (batch, 1)."""
-    generator, critic = {"C": networks_c, "D": networks_d}[network](image_shape, width, slope)
     noise, images = keras.Input([latent_dim], name="noise"), keras.Input(image_shape, name="images")
-    generator = keras.Sequential([noise, *generator, layers.Activation("tanh")], name="generator")
-    return generator, keras.Sequential([images, *critic, layers.Dense(1)], name="critic")
+    x, y = {"C": networks_c, "D": networks_d}[network](noise, images, width, slope)
+    generator = keras.Model(noise, layers.Activation("tanh")(x), name="generator")
+    return generator, keras.Model(images, layers.Dense(1)(y), name="critic")
 
 
 def gradient_norm(critic, images):
@@ -134,7 +138,7 @@ class WGAN(keras.Model):
         noise = tf.random.stateless_normal([count, self.generator.input_shape[-1]], noise_seed)
         return noise, tf.random.stateless_uniform([count, 1, 1, 1], u_seed)
 
-    def losses(self, reals, fakes, u):
+    def critic_losses(self, reals, fakes, u):
         """The critic's loss, its estimate and the penalty, of images (batch, H, W, C) in [-1, 1]."""
         real_scores, fake_scores = tf.split(self.critic(tf.concat([reals, fakes], 0), training=True), 2)
         estimate = tf.reduce_mean(real_scores) - tf.reduce_mean(fake_scores)
@@ -158,7 +162,7 @@ class WGAN(keras.Model):
             noise, u = self.draw(tf.shape(reals)[0], tf.random.experimental.stateless_fold_in(seed, i))
             fakes = self.generator(noise, training=True)
             with tf.GradientTape() as tape:
-                losses = self.losses(reals, fakes, u)
+                losses = self.critic_losses(reals, fakes, u)
             variables = self.critic.trainable_variables
             self.c_optimizer.apply(tape.gradient(losses[0], variables), variables)
         noise, _ = self.draw(tf.shape(reals)[0], tf.random.experimental.stateless_fold_in(seed, -1))
@@ -169,12 +173,16 @@ class WGAN(keras.Model):
         return self.track(*losses, g_loss)
 
     def test_step(self, images):
-        """The losses of other real images, uint8 (batch, H, W, C): a critic that knows its own by heart differs."""
+        """The losses of other real images, uint8 (batch, H, W, C), and noise that is a function of them.
+
+        A critic that knows its training images by heart differs here.
+        """
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
-        noise, u = self.draw(tf.shape(reals)[0], [self.seed, -1])
+        seed = tf.random.experimental.stateless_fold_in([self.seed, -1], tf.reduce_sum(tf.cast(images, tf.int32)))
+        noise, u = self.draw(tf.shape(reals)[0], seed)
         fakes = self.generator(noise, training=False)
         g_loss = -tf.reduce_mean(self.critic(fakes, training=False))
-        return self.track(*self.losses(reals, fakes, u), g_loss, weight=tf.shape(reals)[0])
+        return self.track(*self.critic_losses(reals, fakes, u), g_loss, weight=tf.shape(reals)[0])
 
 
 def build(
