@@ -390,3 +390,12 @@ def test_real_mnist(real_mnist):
     assert [len(part.images) for part in real_mnist.splits().values()] == [55_000, 5_000, 10_000]
     assert list(real_mnist.train.labels[:5]) == [5, 0, 4, 1, 9]  # the original's order
     assert list(real_mnist.test.labels[:5]) == [7, 2, 1, 0, 4]
+
+
+def test_real_cifar10(real_cifar10):
+    """Nearly as many of each class; of a frog's colours blue is the least, of a ship's the most."""
+    counts = [np.bincount(part.labels, minlength=10) / len(part.labels) for part in real_cifar10[3:]]
+    np.testing.assert_allclose(counts, 0.1, atol=0.02)
+    images, labels = real_cifar10.train
+    frog, ship = (images[labels == real_cifar10.names.index(name)].mean((0, 1, 2)) for name in ("frog", "ship"))
+    assert frog.argmin() == ship.argmax() == 2

@@ -101,6 +101,14 @@ def test_classifier_reads_mnist(real_mnist):
     assert right.mean() == pytest.approx(said["accuracy"], abs=2e-4)
 
 
+def test_classifier_reads_cifar10(real_cifar10):
+    right = fid.classifier_labels(real_cifar10.test.images, "cifar10") == real_cifar10.test.labels
+    said = json.loads((fid.WEIGHTS / "cifar10.json").read_text())
+    assert said["accuracy"] > 0.75
+    if said["images"] == f"{len(right):,} test images of {real_cifar10.source}":
+        assert right.mean() == pytest.approx(said["accuracy"], abs=1e-3)
+
+
 def test_classifier_reads_the_attributes(real_celeba):
     """As well as the file beside its weights says, and none much worse than a constant does."""
     said = json.loads((fid.WEIGHTS / "celeba.json").read_text())
