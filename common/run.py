@@ -374,21 +374,32 @@ def describe(run: Run, images: data.Dataset) -> None:
         print("  There is an NVIDIA GPU, but TensorFlow can't use it: pip install -e '.[gpu]'")
 
 
+def tune(model: keras.Model, row: dict, image_shape: tuple[int, int, int], round_steps: int) -> None:
+    """Sets how the model's steps are executed: what was measured to be fastest on the device.
+
+    On a CPU (of two AVX2 cores) XLA is as fast as or faster than the rest for the small networks of MNIST, and slower
+    for the wide ones; for a step of several batches it takes half a minute to compile, and gains nothing. Ten steps an
+    execution save Python's part of a small step; `round_steps` is what they must divide.
+    """
+    small = bool(DEVICES) or math.prod(image_shape) <= 32 * 32
+    model.jit_compile = bool(DEVICES) or (small and "batches_per_step" not in row)
+    model.steps_per_execution = 10 if small and round_steps % 10 == 0 else 1
+
+
+def batches(run: Run, images: data.Dataset, start: int) -> tf.data.Dataset:
+    """The run's batches from step `start` on."""
+    row = run.row
+    labels = images.train.targets(row["labels"], images.names) if "labels" in row else None
+    size = row["batch_size"] * row.get("batches_per_step", 1)
+    return data.batches(images.train.images, size, run.seed, start, run.steps, labels)
+
+
 def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, generate: Callable) -> int | None:
     """Trains `model` from `state.step` to `run.steps`, or until a signal, whose number it then returns."""
     recorder = Recorder(run, state, generate, tf.data.Dataset.from_tensor_slices(images.dev.images).batch(100))
-    batches_per_step = run.row.get("batches_per_step", 1)
-    # On a CPU (measured on two AVX2 cores) XLA is as fast as or faster than the rest for the small networks of MNIST,
-    # and slower for the wide ones; for a step of several batches it takes half a minute to compile, and gains nothing.
-    # Ten steps an execution save Python's part of a small step.
-    small = bool(DEVICES) or images.train.images[0].size <= 32 * 32
-    model.jit_compile = bool(DEVICES) or (small and batches_per_step == 1)
-    model.steps_per_execution = 10 if small and recorder.round % 10 == 0 else 1
-    labels = images.train.targets(run.row["labels"], images.names) if "labels" in run.row else None
-    size = run.row["batch_size"] * batches_per_step
-    batches = data.batches(images.train.images, size, run.seed, state.step, run.steps, labels)
+    tune(model, run.row, images.train.images.shape[1:], recorder.round)
     try:
-        model.fit(batches, callbacks=[recorder], verbose=0)
+        model.fit(batches(run, images, state.step), callbacks=[recorder], verbose=0)
     except (FloatingPointError, OSError) as error:  # a loss that is no number, a full disk
         kept = read_state(run.folder)
         left = f"the checkpoint of step {kept.step:,} is kept in {run.folder}" if kept else "there is no checkpoint yet"
