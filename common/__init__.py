@@ -29,6 +29,8 @@ def silenced() -> Iterator[None]:
 
 # Keras warns that a tf.data dataset will not be shuffled again; it is shuffled.
 warnings.filterwarnings("ignore", "`shuffle=True` was passed")
+# tensorflow-hub imports what setuptools is to drop; pyproject.toml keeps a version that has it.
+warnings.filterwarnings("ignore", "pkg_resources is deprecated")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # On some CPUs TensorFlow leaves its faster convolutions off.

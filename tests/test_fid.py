@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import fid
+from common import data, fid
 
 
 def gaussian_frechet(a, b):
@@ -123,6 +123,41 @@ def test_classifier_reads_the_attributes(real_celeba):
         assert right.mean() == pytest.approx(said["accuracy"], abs=2e-3)
         for name, accuracy in zip(real_celeba.names, right):
             assert accuracy == pytest.approx(said["attributes"][name]["accuracy"], abs=2e-3)
+
+
+@pytest.fixture
+def other_weights(monkeypatch, tmp_path):
+    """An empty folder in place of the repository's."""
+    monkeypatch.setattr(fid, "WEIGHTS", tmp_path)
+    fid._classifier.cache_clear()
+    yield tmp_path
+    fid._classifier.cache_clear()
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mnist", (32, 32, 1)), ("cifar10", (32, 32, 3)), ("celeba", (64, 64, 3))])
+def test_a_classifier_is_trained_anew(name, shape, monkeypatch, other_weights):
+    """On images that are dark or light by their class, or by 20 of 40 attributes; it says what it reads of others."""
+    rng = np.random.default_rng(0)
+
+    def split(count):
+        light = rng.integers(0, 2, count).astype(np.uint8)
+        images = rng.integers(0, 80, [count, *shape], np.uint8) + 150 * light[:, None, None, None]
+        labels = np.stack([light, np.ones_like(light)] * 20, 1) if name == "celeba" else light
+        return data.Split(images.astype(np.uint8), labels)
+
+    names = [*map(str, range(40))] if name == "celeba" else ["dark", "light"]
+    dataset = data.Dataset("drawn images", "this test", names, split(256), split(40), split(60))
+    monkeypatch.setattr(data, "load", lambda asked: dataset)
+    fid.train_classifier(name, 8)
+    right = fid.classifier_labels(dataset.test.images, name) == dataset.test.labels
+    assert right.mean() > 0.9
+    said = json.loads((other_weights / f"{name}.json").read_text())
+    assert said["images"] == "60 test images of drawn images"
+    assert said["accuracy"] == pytest.approx(right.mean(), abs=1e-4)
+    if name == "celeba":
+        share = dataset.test.labels[:, 0].mean()
+        chance = [row["more frequent value"] for row in said["attributes"].values()]
+        np.testing.assert_allclose(chance, [max(share, 1 - share), 1] * 20, atol=1e-4)
 
 
 def test_the_attributes_the_classifier_reads():
