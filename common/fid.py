@@ -86,8 +86,7 @@ def train_classifier(name: str, epochs: int) -> None:
     model.fit(batches, epochs=epochs, steps_per_epoch=steps, verbose=2, validation_data=tuple(dataset.dev))
     WEIGHTS.mkdir(exist_ok=True)
     with data.whole(WEIGHTS / f"{name}.keras") as draft:
-        keras.Model(model.inputs, model.outputs, name="classifier").save(draft)  # without the optimizer
-        data.deflate(draft)
+        data.save_small(keras.Model(model.inputs, model.outputs, name="classifier"), draft)  # without the optimizer
     _classifier.cache_clear()
     right = classifier_labels(dataset.test.images, name) == dataset.test.labels
     accuracy = {"images": f"{len(right):,} test images of {dataset.source}", "accuracy": round(float(right.mean()), 4)}

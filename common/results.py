@@ -14,7 +14,6 @@ import shutil
 from pathlib import Path
 
 import keras
-import numpy as np
 from PIL import Image
 
 from common import data, run
@@ -63,17 +62,10 @@ def keep(folder: Path, target: Path) -> None:
         writer.writerows(row for i, row in enumerate(log) if (i + 1) % every == 0 or any(row[name] for name in dev))
     for name in ("generator", "decoder"):
         if (folder / f"{name}.keras").is_file():
-            shrink(folder / f"{name}.keras", target / f"{name}.keras")
+            network = keras.saving.load_model(folder / f"{name}.keras", compile=False)
+            data.save_small(network, target / f"{name}.keras")
             if (target / f"{name}.keras").stat().st_size > 1_000_000:
                 (target / f"{name}.keras").unlink()
-
-
-def shrink(path: Path, target: Path) -> None:
-    """A network's file about half as large: its weights rounded to float16's precision, still float32, and deflated."""
-    network = keras.saving.load_model(path, compile=False)
-    network.set_weights([weights.astype(np.float16).astype(np.float32) for weights in network.get_weights()])
-    network.save(target)
-    data.deflate(target)
 
 
 def table() -> str:
