@@ -140,13 +140,14 @@ def latent_grids(to_images: Callable, corners: np.ndarray, folder: Path, title: 
         labels = [f"{tick:.2f}" for tick in ticks]
         axis.set_xticks((np.arange(len(ticks)) + 0.5) * cell, labels)
         axis.set_yticks((np.arange(len(ticks)) + 0.5) * cell, labels)
-        axis.set(title=f"{title}: interpolation between four random codes", xlabel="x / K", ylabel="y / K")
+        axis.set(title=f"{title}: interpolation between the codes in the corners")
+        axis.set(xlabel="weight of the codes at the right", ylabel="weight of the codes below")
         axis.grid(False)
         if name == "extrapolation":
             inside = [i for i, tick in enumerate(ticks) if -1e-9 <= tick <= 1 + 1e-9]
             start, size = inside[0] * cell, len(inside) * cell
             axis.add_patch(plt.Rectangle((start - 0.5, start - 0.5), size, size, fill=False, color=COLOURS[1], lw=2))
-            axis.set(title=f"{title}: extrapolation (framed: interpolation)")
+            axis.set(title=f"{title}: extrapolation from the codes in the frame's corners")
         _save(figure, folder / f"{name}.png")
 
 
@@ -208,7 +209,8 @@ def fid_by_step(runs: dict[str, dict[int, float]], path: Path, title: str) -> No
         axis.legend()
     axis.set(title=title, xlabel="training step", ylabel="FID (classifier features), log scale")
     axis.grid(True, which="both")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    shown = [value for values in runs.values() for value in values.values()]
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(shown) > 5 * min(shown) else range(1, 10)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("")
     _save(figure, path)

@@ -164,7 +164,7 @@ class Recorder(keras.callbacks.Callback):
             bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
         )  # fmt: skip
         self.saved = self.said = time.monotonic()
-        self.pause = 30
+        self.pause, self.compiled = 30, None
         self.started = time.monotonic() - self.state.seconds
         self.handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
         if self.step == 0:
@@ -179,6 +179,7 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step = min(self.state.step + batch + 1, self.run.steps)  # the last execution may hold fewer steps
+        self.compiled = self.compiled or (time.monotonic(), self.step)
         row = {"step": self.step, **{name: float(logs[name]) for name in self.names}}
         last = self.step >= self.run.steps
         self.bar.set_postfix({name: f"{row[name]:.3g}" for name in self.names}, refresh=False)
@@ -199,7 +200,7 @@ class Recorder(keras.callbacks.Callback):
         if not sys.stdout.isatty() and (due or time.monotonic() - self.said > 60):
             self.said = time.monotonic()
             values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
-            print(f"  step {self.step:,} of {self.run.steps:,}  {self.left()} left  {values}", flush=True)
+            print(f"  step {self.step:,} of {self.run.steps:,}  {self.left()}{values}", flush=True)
         if last or improved or self.stopped_by or time.monotonic() - self.saved > self.pause:
             # Of a row that keeps the best networks, those; before there is a best, the latest.
             self.save(networks=improved or not keep or self.best is None)
@@ -213,9 +214,9 @@ class Recorder(keras.callbacks.Callback):
             raise FloatingPointError(f"{', '.join(wrong)} at step {self.step:,}")
 
     def left(self) -> str:
-        """Time left, as h:mm:ss, at this run's mean speed."""
-        seconds = (time.monotonic() - self.started) / self.step * (self.run.steps - self.step)
-        return tqdm.format_interval(seconds)
+        """Time left, as "h:mm:ss left  ", at the mean speed since the first execution, which compiles; then empty."""
+        seconds, steps = time.monotonic() - self.compiled[0], self.step - self.compiled[1]
+        return f"{tqdm.format_interval(seconds / steps * (self.run.steps - self.step))} left  " if steps else ""
 
     def frame(self):
         """A sample sheet from the same noise each time, and at every tenth of the run the network that drew it."""

@@ -16,9 +16,11 @@ CATEGORIES = np.eye(VALUES)  # one-hot
 def report(run, networks, images):
     """A grid for each code; its bound of the mutual information, and what of the picture it changes."""
     generator, discriminator = networks["generator"], networks["discriminator"]
-    own, digits = bounds(generator, discriminator, run.seed), None
+    own, labels = bounds(generator, discriminator, run.seed), None
     if run.row["dataset"] == "mnist":
-        numbers, digits = digit_numbers(generator, discriminator, images, run.seed)
+        numbers = digit_numbers(generator, discriminator, images, run.seed)
+        shares = numbers["each code is the digit read (share)"]
+        labels = [f"{label}\n{share:.0%}" for label, share in shares.items()]
     else:
         names = fid.readable_attributes()
         columns = [images.names.index(name) for name in names]
@@ -26,7 +28,7 @@ def report(run, networks, images):
             generator, lambda x: fid.classifier_labels(x, "celeba")[:, columns], names, run.seed
         )
     for name, i in each_code(generator):
-        draw_grid(run, generator, name, i, digits)
+        draw_grid(run, generator, name, i, labels)
     return own | numbers
 
 
@@ -51,21 +53,22 @@ def digit_numbers(generator, discriminator, images, seed, count=10_000):
 
     The digit of a generated image is what the classifier reads, that of a real one its label. Of the real test images
     Q tells the code, and the digit of a code is matched on the dev images: the paper's 5 % error (section 7.2).
-
-    Returns:
-        The numbers, and the digits (10,) that are matched to the generated images' codes.
     """
     inputs = draw_inputs(generator, count, [seed, -5])
     pictures = to_uint8(generator, inputs)
     codes, digits = inputs[1].numpy()[:, 0].argmax(1), fid.classifier_labels(pictures, "mnist")
     matched = match(codes, digits)
     share = (matched[codes] == digits).astype(float)
+    counts = confusion_matrix(codes, digits, labels=range(VALUES), normalize="true")
 
     dev, test = (read_codes(discriminator, part.images)[0][:, 0].argmax(1) for part in (images.dev, images.test))
     found = {
         "code is the digit read (share)": float(share.mean()),
         "each code is the digit read (share)": {
             f"{code}: {digit}": float(share[codes == code].mean()) for code, digit in enumerate(matched)
+        },
+        "digits 0 to 9 read of each code (shares)": {
+            str(code): row.round(4).tolist() for code, row in enumerate(counts)
         },
         "code and digit read, normalised MI": float(normalized_mutual_info_score(codes, digits)),
         "Q tells real test images' digits (share)": float(
@@ -76,7 +79,7 @@ def digit_numbers(generator, discriminator, images, seed, count=10_000):
     for i, values in enumerate(inputs[2].numpy().T if len(inputs) > 2 else []):
         for name, shape in shapes.items():
             found[f"continuous {i + 1}, correlation with {name}"] = correlation(values, shape, digits)
-    return found, matched
+    return found
 
 
 def match(codes, digits):
@@ -157,23 +160,24 @@ def sweep(generator, inputs, name, i, values):
         yield [*inputs[:at], tf.constant(changed), *inputs[at + 1 :]]
 
 
-def draw_grid(run, generator, name, i, digits):
+def draw_grid(run, generator, name, i, labels):
     """<name>_<i + 1>.png: a column per value of the code; a row per noise vector, with other codes of its own.
 
-    Where the `digits` of the ten categories are known (None if not), a continuous code's rows are one of each.
+    With `labels` of the ten categories (None without) a continuous code's rows are one of each.
     """
-    inputs = draw_inputs(generator, 5 if digits is None else 10, [run.seed, -3])
+    inputs = draw_inputs(generator, 5 if labels is None else 10, [run.seed, -3])
     rows = [f"noise {row + 1}" for row in range(len(inputs[0]))]
-    categories = [str(value) for value in range(VALUES)]
+    categories = labels or [str(value) for value in range(VALUES)]
     title = f"{run.title}: {name} code {i + 1}, a column per value"
-    if digits is not None:
-        categories = [f"{value}: {digit}" for value, digit in enumerate(digits)]
-        title += ", and the digit matched to it" if name == "categorical" else "; a row per category: its digit"
+    if labels and name == "continuous":
+        title += "; a row, and a noise vector, per category"
+    if labels:
+        title += "\n(category: the digit matched to it, how often it is that)"
     values, columns = CATEGORIES, categories
     if name == "continuous":
         values = np.linspace(-2, 2, 9)  # the paper's; from -1 to 1 they were trained
         columns = [f"{value:g}" for value in values]
-        if digits is not None:
+        if labels:
             inputs[1] = tf.constant(CATEGORIES[:, None], tf.float32)
             rows = categories
     drawn = [to_uint8(generator, changed) for changed in sweep(generator, inputs, name, i, values)]
