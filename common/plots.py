@@ -140,14 +140,14 @@ def latent_grids(to_images: Callable, corners: np.ndarray, folder: Path, title: 
         labels = [f"{tick:.2f}" for tick in ticks]
         axis.set_xticks((np.arange(len(ticks)) + 0.5) * cell, labels)
         axis.set_yticks((np.arange(len(ticks)) + 0.5) * cell, labels)
-        axis.set(title=f"{title}: interpolation between the codes in the corners")
+        axis.set(title=f"{title}: interpolation\nbetween four random codes, in the corners")
         axis.set(xlabel="weight of the codes at the right", ylabel="weight of the codes below")
         axis.grid(False)
         if name == "extrapolation":
             inside = [i for i, tick in enumerate(ticks) if -1e-9 <= tick <= 1 + 1e-9]
             start, size = inside[0] * cell, len(inside) * cell
             axis.add_patch(plt.Rectangle((start - 0.5, start - 0.5), size, size, fill=False, color=COLOURS[1], lw=2))
-            axis.set(title=f"{title}: extrapolation from the codes in the frame's corners")
+            axis.set(title=f"{title}: extrapolation\nfrom four random codes, in the frame's corners")
         _save(figure, folder / f"{name}.png")
 
 

@@ -139,8 +139,11 @@ class Recorder(keras.callbacks.Callback):
         self.run, self.state, self.generate, self.dev = run, state, generate, dev
         self.step, self.best, self.stopped_by = state.step, state.best, None
         self.rows, self.handlers, self.file, self.bar = [], {}, None, None
-        self.round = min(500, max(1, run.steps // 10))  # steps between two dev losses
-        self.snapshots = {math.ceil(run.steps * tenth / 10 / self.round) * self.round for tenth in range(10)}
+        # Steps between two dev losses: a fiftieth of the run, but for short runs and for long ones.
+        self.round = min(500, max(1, min(100, run.steps // 10), run.steps // 50))
+        # A run that is never finished has early ones to show.
+        percents = (1, 2, 5, *range(0, 100, 10))
+        self.snapshots = {math.ceil(run.steps * percent / 100 / self.round) * self.round for percent in percents}
 
     def on_train_begin(self, logs=None):
         folder = self.run.folder
@@ -219,7 +222,7 @@ class Recorder(keras.callbacks.Callback):
         return f"{tqdm.format_interval(seconds / steps * (self.run.steps - self.step))} left  " if steps else ""
 
     def frame(self):
-        """A sample sheet from the same noise each time, and at every tenth of the run the network that drew it."""
+        """A sample sheet from the same noise each time, and for the snapshots the network that drew it."""
         network = next(iter(self.model.networks().values()))
         images = self.generate(network, 64, self.run.seed)
         for path in (self.run.folder / "samples" / f"{self.step:08}.png", self.run.folder / "samples.png"):
@@ -418,12 +421,13 @@ def draw_training(run: Run, curves: dict) -> None:
 
 def beside(run: Run, runs: dict, source: str, by_step: dict[int, float]) -> dict[str, dict[int, float]]:
     """The FID by step of the run, and that of its siblings which were measured before, by name."""
-    found = {}
+    found = {name: {} for name in runs}  # in the order of the rows
     for name, folder in run.siblings(runs, source).items():
         with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or damaged
             metrics = json.loads((folder / "metrics.json").read_text())
             found[name] = {int(step): value for step, value in metrics["FID by step"].items()}
-    return found | {run.name: by_step}
+    found[run.name] = by_step
+    return {name: values for name, values in found.items() if values}
 
 
 def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict, report: Callable) -> None:

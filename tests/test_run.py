@@ -28,7 +28,6 @@ MODULES = {
 }  # fmt: skip
 SCRIPTS = tuple(MODULES)
 ROUNDS = [*range(10, 105, 10), 105]  # the steps that end one of ten steps, and the last
-SNAPSHOTS = [0, *ROUNDS[1:]]  # the first of them from each tenth of the run on: from 10.5 on the second
 
 
 def start(folder, *words, **environment):
@@ -72,7 +71,7 @@ def test_train_leaves_its_results(trained):
     drawer = "decoder" if script == "vae" else "generator"
     for name in (f"{drawer}.keras", "checkpoint.weights.h5", "samples.png", "training.gif", "curves.png"):
         assert (run / name).stat().st_size > 1000
-    assert [int(path.stem) for path in sorted((run / "snapshots").iterdir())] == SNAPSHOTS
+    assert [int(path.stem) for path in sorted((run / "snapshots").iterdir())] == [0, *ROUNDS]
     assert list((run / "tensorboard").rglob("events*"))
     with open(run / "log.csv", newline="") as file:
         log = list(csv.DictReader(file))
@@ -95,7 +94,7 @@ def test_test_measures_and_draws(trained):
     assert metrics["images"] == {"training": 3500, "dev": 500, "test": 1000, "generated": 1000}
     assert metrics["metrics"]["FID (classifier)"] > 100 > 20 > metrics["real dev images"]["FID (classifier)"]
     assert metrics["metrics"]["FID (Inception)"] is None and metrics["extractors"]["Inception"] is None
-    assert list(metrics["FID by step"]) == [str(step) for step in SNAPSHOTS]
+    assert list(metrics["FID by step"]) == [str(step) for step in (0, *ROUNDS)]
     assert "FID (classifier)" in out and "105 of 105 steps" in out
     grids = {"acgan": {"pairs"}, "infogan": {"categorical_1", "continuous_1", "continuous_2"}}
     figures = {"fid_by_step", "curves"} | grids.get(script, {"interpolation", "extrapolation"})
@@ -337,6 +336,25 @@ def test_the_fid_is_shown_beside_that_of_the_rows_on_the_same_images(tmp_path):
     chosen = run.Run(tmp_path, "a", runs["a"], 1, 10, tmp_path / "a-seed1")
     assert [*chosen.siblings(runs, "MNIST")] == ["a", "b", "d"]
     assert run.beside(chosen, runs, "MNIST", {0: 8.0}) == {"a": {0: 8.0}, "b": {0: 9.0, 10: 3.0}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "round_steps", "snapshots"),
+    [
+        (25_000, 500, [0, 500, 1_500, 2_500, 5_000, 7_500, 10_000, 12_500, 15_000, 17_500, 20_000, 22_500]),
+        (10_000, 200, [0, 200, 600, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 7_000, 8_000, 9_000]),
+        (
+            187_500,
+            500,
+            [0, 2_000, 4_000, 9_500, 19_000, 37_500, 56_500, 75_000, 94_000, 112_500, 131_500, 150_000, 169_000],
+        ),
+        (7, 1, [0, 1, 2, 3, 4, 5, 6, 7]),
+    ],
+)
+def test_the_steps_of_dev_losses_and_snapshots(steps, round_steps, snapshots):
+    """1, 2, 5 %, then every tenth, and from there to the next dev loss."""
+    recorder = run.Recorder(run.Run(ROOT, "row", {}, 0, steps, ROOT), run.State(0, 0.0, {}, 0), None, None)
+    assert recorder.round == round_steps and sorted(recorder.snapshots) == snapshots
 
 
 def test_another_seed_and_another_length_have_folders_of_their_own(monkeypatch, tmp_path):
