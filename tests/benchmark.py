@@ -1,0 +1,242 @@
+"""Each script's first row against plain PyTorch, side by side on this machine: python tests/benchmark.py [model ...]
+
+The row runs as its train.py runs it, but for the pictures and checkpoints between the steps. Against it stand the same
+networks, losses and optimisers in PyTorch (tests/benchmark_torch.py), eager and compiled, on batches drawn the fastest
+way PyTorch has, all images in memory. First both sides take three steps from the same weights, on the same images and
+noise: their losses must agree. Then they take turns, each in a process of its own that sleeps while another works;
+shown are medians. Writes benchmark.json into RUNS_DIR.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import import_module
+from pathlib import Path
+
+MODELS = "vae", "dcgan", "acgan", "infogan", "wgan"
+HEADS = "source", "label", "q_hidden", "q_categorical", "q_continuous", "mean", "log_variance"
+ROOT = Path(__file__).resolve().parent.parent
+ROUNDS, SECONDS = 7, 3.0
+
+
+def memory():
+    """This process's largest memory so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Keras:
+    """A row as train.py runs it."""
+
+    def __init__(self, model, precision):
+        import keras
+
+        from common import data, run
+
+        if precision == "bf16":
+            keras.config.set_dtype_policy("mixed_bfloat16")
+        self.module, self.batches_of = import_module(f"{model}.train"), run.batches
+        sys.argv = ["train.py"]
+        self.run = run.select(self.module.RUNS, self.module.build)._replace(seed=0, steps=0)
+        self.images = data.load(self.run.row["dataset"])
+        hyper = {key: value for key, value in self.run.row.items() if key not in run.OURS}
+        shape = self.images.train.images.shape[1:]
+        self.model = self.module.build(shape, seed=0, **hyper)
+        run.tune(self.model, self.run.row, shape, 500)
+
+    def batches(self, count):
+        """Those of the next `count` steps."""
+        start = self.run.steps
+        self.run = self.run._replace(steps=start + count)
+        return self.batches_of(self.run, self.images, start)
+
+    def example(self, count):
+        """What `Torch.load` takes, and of `count` steps their images, labels, random draws, losses."""
+        import tensorflow as tf
+
+        networks = self.model.networks()
+        if hasattr(self.model, "decoder"):
+            networks["decoder"] = self.model.decoder  # without the sigmoid
+        weights = {}
+        for name, network in networks.items():
+            layers = sorted(network.layers, key=lambda layer: HEADS.index(layer.name) if layer.name in HEADS else -1)
+            weights[name] = [w.numpy() for layer in layers for w in layer.trainable_variables]
+        steps = []
+        for batch in self.batches(count):
+            images, labels = batch if "labels" in self.run.row else (batch, tf.zeros([len(batch)], tf.uint8))
+            draws = [draw.numpy() for draw in self.draws(len(images))]
+            self.model.reset_metrics()
+            losses = {name: float(value) for name, value in self.model.train_step(batch).items()}
+            steps.append((images.numpy(), labels.numpy(), draws, losses))
+        self.model.reset_metrics()
+        images, labels = self.images.train
+        return (self.run.row, weights, images, labels), steps
+
+    def draws(self, count):
+        """The random draws of the next step, in the order that PyTorch's side takes them."""
+        import tensorflow as tf
+
+        fold, model = tf.random.experimental.stateless_fold_in, self.model
+        if hasattr(self.module, "draw_inputs"):  # ACGAN, InfoGAN
+            return self.module.draw_inputs(model.generator, count, model.draw())
+        if hasattr(model, "critic"):
+            seed = fold([model.seed, model.g_optimizer.iterations.value], 0)
+            updates = model.batches_per_step
+            return [x for i in (*range(updates), -1) for x in model.draw(count // updates, fold(seed, i))]
+        seed = model.draw() if hasattr(model, "draw") else fold([model.seed, model.optimizer.iterations.value], 0)
+        return [tf.random.stateless_normal([count, self.run.row["latent_dim"]], seed)]
+
+    def seconds(self, count, waiting=True):
+        """Of `count` steps; without `waiting` all on one batch that is there already."""
+        import keras
+        import tensorflow as tf
+
+        batches = self.batches(count)
+        if not waiting:
+            batches = tf.data.Dataset.from_tensors(next(iter(batches))).repeat(count)
+        times = []
+
+        class Clock(keras.callbacks.Callback):
+            def on_train_batch_begin(self, batch, logs=None):
+                times.append(time.perf_counter())
+
+            def on_train_batch_end(self, batch, logs=None):
+                times.append(time.perf_counter())
+
+        self.model.fit(batches, callbacks=[Clock()], verbose=0)
+        return times[-1] - times[0]
+
+    def peak(self, precision):
+        """GFLOP a second of a matrix product."""
+        import tensorflow as tf
+
+        a = tf.random.normal([2048, 2048])
+        a = tf.cast(a, tf.bfloat16) if precision == "bf16" else a
+        product = tf.function(lambda a: tf.reduce_sum(a @ a))
+        return fastest(lambda: float(product(a)))
+
+
+def fastest(product):
+    product()
+    times = []
+    for _ in range(10):
+        begun = time.perf_counter()
+        product()
+        times.append(time.perf_counter() - begun)
+    return 2 * 2048**3 / min(times) / 1e9
+
+
+def worker(pipe, side, model, precision):
+    if side == "keras":
+        from common import run  # noqa: F401  TensorFlow and Keras
+
+        imported = memory()
+        made = Keras(model, precision)
+    else:
+        sys.path.insert(0, str(Path(__file__).parent))
+        from benchmark_torch import Torch
+
+        imported = memory()
+        made = Torch(precision, side)
+    while call := pipe.recv():
+        name, *arguments = call
+        pipe.send(memory() - imported if name == "memory" else getattr(made, name)(*arguments))
+
+
+class Side:
+    """Calls the methods of a `Keras` or `Torch` in another process."""
+
+    def __init__(self, side, model, precision):
+        self.pipe, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self.process = context.Process(target=worker, args=(theirs, side, model, precision), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def __call__(self, *call):
+        self.pipe.send(call)
+        return self.pipe.recv()
+
+    def close(self):
+        self.pipe.send(None)
+        self.process.join()
+
+
+def compare(model, precision):
+    """The entry of benchmark.json of one model at one precision."""
+    sides = {name: Side(name, model, precision) for name in ("keras", "eager", "compile")}
+    loaded, steps = sides["keras"]("example", 3)
+    tolerance = 1e-3 if precision == "float32" else 3e-2
+    for name in ("eager", "compile"):
+        sides[name]("load", model, *loaded)
+        for number, (losses, (*_, expected)) in enumerate(zip(sides[name]("steps", [s[:3] for s in steps]), steps)):
+            for key, value in losses.items():
+                if abs(value - expected[key]) > tolerance * 10**number * max(1, abs(expected[key])):
+                    raise SystemExit(
+                        f"{model}, step {number + 1}: {key} is {value} in PyTorch, {expected[key]} in Keras"
+                    )
+    counts, times = {}, {name: [] for name in (*sides, "constant")}
+    for name, side in sides.items():
+        side("seconds", 20)
+        counts[name] = max(20, round(SECONDS / side("seconds", 20) * 2) * 10)
+    counts["constant"] = counts["keras"]
+    for _ in range(ROUNDS):
+        for name in times:
+            side = sides.get(name, sides["keras"])
+            arguments = (counts[name], False) if name == "constant" else (counts[name],)
+            times[name].append(side("seconds", *arguments) / counts[name])
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    gflop = sides["eager"]("gflop")
+    peak = max(sides["keras"]("peak", precision), sides["eager"]("peak", precision))
+    result = {
+        "ratio": min(medians["eager"], medians["compile"]) / medians["keras"],
+        "share_of_peak": gflop / medians["keras"] / peak,
+        "seconds a step": medians,
+        "all rounds": times,
+        "steps a round": counts,
+        "GFLOP a step": gflop,
+        "peak (GFLOP/s)": peak,
+        "waiting for data (share)": 1 - medians["constant"] / medians["keras"],
+        "memory above the import (MB)": {name: side("memory") for name, side in sides.items()},
+    }
+    for side in sides.values():
+        side.close()
+    return result
+
+
+def first_step(model):
+    """Seconds from the command to the end of its first execution, of ten steps where train.py joins ten."""
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        command = [sys.executable, ROOT / model / "train.py"]
+        environment = os.environ | {"RUNS_DIR": folder, "STEPS": "100"}
+        with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as process:
+            for line in process.stdout:
+                if line.startswith("  step "):
+                    break
+            seconds = time.perf_counter() - begun
+            process.kill()
+    return seconds
+
+
+if __name__ == "__main__":
+    results = []
+    for model in sys.argv[1:] or MODELS:
+        entry = {"model": model, "seconds to the first line of steps": first_step(model)}
+        for precision in ("float32",):
+            result = compare(model, precision)
+            entry |= {f"ratio_{precision}": result["ratio"], precision: result}
+            entry.setdefault("share_of_peak", result["share_of_peak"])
+            steps = {name: f"{1 / value:.1f}" for name, value in result["seconds a step"].items()}
+            print(model, precision, f"{result['ratio']:.2f}", f"{result['share_of_peak']:.0%}", steps,
+                  f"wait {result['waiting for data (share)']:.1%}", result["memory above the import (MB)"],
+                  f"{entry['seconds to the first line of steps']:.1f} s", flush=True)  # fmt: skip
+        results.append(entry)
+    folder = Path(os.environ.get("RUNS_DIR") or ROOT / "runs")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchmark.json").write_text(json.dumps(results, indent=1) + "\n")
