@@ -30,29 +30,30 @@ def build_classifier(image_shape: tuple[int, int, int], outputs: int) -> keras.M
 
     The layer named "features" gives the (batch, 128) features of the metrics.
     """
+    cifar10 = image_shape == (32, 32, 3)
     hidden = layers.Dense(128, activation="relu", name="features")
     if image_shape[0] == 64:  # faces, which are aligned
         variations = [layers.RandomFlip("horizontal")]
         blocks = (32, 5, 2), (64, 3, 2), (64, 3, 2), (64, 3, 1)  # 32x32, 16x16, 8x8, 8x8
-        head = [layers.MaxPooling2D(), layers.Flatten(), layers.Dropout(0.4), hidden, layers.Dropout(0.4)]
-    elif image_shape[2] == 3:  # CIFAR-10's
+    elif cifar10:
         variations = [layers.RandomFlip("horizontal"), layers.RandomTranslation(0.125, 0.125, fill_mode="reflect")]
         variations += [layers.RandomErasing(1.0, (0.02, 0.2), 0.0, value_range=(-1.0, 1.0))]
         # 32x32, three of 16x16, three of 8x8
         blocks = (32, 3, 1), (64, 3, 2), (64, 3, 1), (64, 3, 1), (128, 3, 2), (128, 3, 1), (128, 3, 1)
-        head = [layers.GlobalAveragePooling2D(name="features")]
     else:
         variations = [layers.RandomTranslation(0.07, 0.07, fill_mode="nearest"), layers.RandomRotation(0.02)]
         blocks = (32, 5, 2), (64, 3, 2), (64, 3, 1)  # 16x16, 8x8, 8x8
-        head = [layers.MaxPooling2D(), layers.Flatten(), layers.Dropout(0.4), hidden, layers.Dropout(0.4)]
+    if cifar10:
+        head = [layers.GlobalAveragePooling2D(name="features")]
+    else:
+        head = [layers.MaxPooling2D(), layers.Flatten(), layers.Dropout(0.4), hidden, layers.Dropout(0.4)]  # of 4x4
     x = images = keras.Input(image_shape, name="images")
     for layer in (layers.Rescaling(1 / 127.5, -1.0), *variations):
         x = layer(x)
-    residual = head[0].name == "features"  # where the network is deep
     for channels, size, strides in blocks:
         y = layers.Conv2D(channels, size, strides, "same", use_bias=False)(x)
         y = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(y))
-        x = layers.add([x, y]) if residual and x.shape == y.shape else y
+        x = layers.add([x, y]) if cifar10 and x.shape == y.shape else y
     for layer in (*head, layers.Dense(outputs, name="logits")):
         x = layer(x)
     return keras.Model(images, x, name="classifier")
