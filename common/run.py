@@ -15,6 +15,7 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -27,10 +28,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from common import data, fid, plots, silenced
+from common import data, devices, fid, plots, silenced
 from common.data import whole
-
-DEVICES = tf.config.list_physical_devices("GPU")
 
 # As the scripts want it, whatever the user's keras.json says.
 keras.config.set_image_data_format("channels_last")
@@ -137,6 +136,7 @@ class Recorder(keras.callbacks.Callback):
     def __init__(self, run: Run, state: State, generate: Callable, dev: tf.data.Dataset):
         super().__init__()
         self.run, self.state, self.generate, self.dev = run, state, generate, dev
+        self.asked = tf.Variable(0.0, trainable=False)  # of several workers: whether this one was told to stop
         self.step, self.best, self.stopped_by = state.step, state.best, None
         self.rows, self.handlers, self.file, self.bar = [], {}, None, None
         # Steps between two dev losses: a fiftieth of the run, but for short runs and for long ones.
@@ -184,6 +184,12 @@ class Recorder(keras.callbacks.Callback):
         self.step = min(self.state.step + batch + 1, self.run.steps)  # the last execution may hold fewer steps
         self.compiled = self.compiled or (time.monotonic(), self.step)
         row = {"step": self.step, **{name: float(logs[name]) for name in self.names}}
+        if "asked" in logs:  # all workers stop after the same step, so that none waits for another
+            self.asked.assign(float(bool(self.stopped_by)))
+            stop = logs["asked"] > 0
+            self.stopped_by = self.stopped_by or (signal.SIGTERM if stop else None)
+        else:
+            stop = self.stopped_by
         last = self.step >= self.run.steps
         self.bar.set_postfix({name: f"{row[name]:.3g}" for name in self.names}, refresh=False)
         self.bar.update(self.step - self.bar.n)
@@ -204,10 +210,10 @@ class Recorder(keras.callbacks.Callback):
             self.said = time.monotonic()
             values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
             print(f"  step {self.step:,} of {self.run.steps:,}  {self.left()}{values}", flush=True)
-        if last or improved or self.stopped_by or time.monotonic() - self.saved > self.pause:
+        if last or improved or stop or time.monotonic() - self.saved > self.pause:
             # Of a row that keeps the best networks, those; before there is a best, the latest.
             self.save(networks=improved or not keep or self.best is None)
-        if last or self.stopped_by:
+        if last or stop:
             self.model.stop_training = True
 
     def finite(self, row: dict[str, float]):
@@ -311,34 +317,28 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         generate: `generate(network, count, seed)` draws uint8 images (count, H, W, C) from the first of `networks()`.
         curves: the panels of curves.png, the columns of log.csv by the label of their axis.
     """
-    with one_line_errors():
+    with one_line_errors(), tempfile.TemporaryDirectory() as elsewhere:
         run = select(runs, build)
+        strategy = devices.strategy()
+        count, (worker, workers) = strategy.num_replicas_in_sync, devices.worker(strategy)
+        if run.row["batch_size"] % count:
+            raise data.UserError(
+                f"{count} devices can't share a batch of {run.row['batch_size']} equally: "
+                "choose some with CUDA_VISIBLE_DEVICES, or another TF_CONFIG"
+            )
         images = data.load(run.row["dataset"])
-        try:
-            for part in ("samples", "snapshots"):
-                (run.folder / part).mkdir(parents=True, exist_ok=True)
-            (run.folder / "samples" / "~").write_bytes(b"")
-            (run.folder / "samples" / "~").unlink()
-        except OSError as error:
-            raise data.UserError(
-                f"cannot write to {run.folder} ({error.strerror}): set RUNS_DIR to a folder"
-            ) from error
-        row = {key: value for key, value in run.row.items() if key != "reported"} | {"images": images.source}
-        state = read_state(run.folder) or State(0, 0.0, row, run.seed)
-        now, then = ({**r, "seed": seed} for r, seed in ((row, run.seed), (state.row, state.seed)))
-        if now["images"] != then.get("images"):
-            raise data.UserError(
-                f"{run.folder} was trained on {then.get('images')}, but here is {now['images']}: "
-                "set DATA_DIR as then, or choose another RUNS_DIR"
-            )
-        if changed := [key for key in {*now, *then} if now.get(key) != then.get(key)]:
-            raise data.UserError(
-                f"{run.folder} was trained with another {', '.join(changed)}, or by another version: "
-                "delete it to start anew, or set RUNS_DIR"
-            )
+        # The chief alone writes; what the others do likewise is thrown away.
+        writing = run._replace(folder=Path(elsewhere)) if worker else run
+        make_folder(writing)
+        state = begin(run, images)
         describe(run, images)
+        if count > 1:
+            which = f" of {workers} workers; this is worker {worker}" if workers > 1 else ""
+            print(f"  sharing each batch among {count} devices{which}", flush=True)
+        if workers > 1 and strategy.reduce("MEAN", tf.constant(float(state.step)), axis=None) != state.step:
+            raise data.UserError(f"this worker is at step {state.step:,}, another is not: share one RUNS_DIR")
         hyper = {k: v for k, v in run.row.items() if k not in OURS}
-        with silenced():
+        with silenced(), strategy.scope():
             model = build(images.train.images.shape[1:], seed=run.seed, **hyper)
             if state.step:
                 try:
@@ -350,13 +350,14 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         stopped_by = None
         if state.step >= run.steps:
             print(f"  trained already, {run.steps:,} steps; to train anew, delete {run.folder}")
-            if not state.best:
+            if not state.best and not worker:
                 save_networks(model, run.folder)  # as this version writes them
         else:
             if state.step:
                 print(f"  going on from step {state.step:,}")
-            stopped_by = fit(run, state, model, images, generate)
-        draw_training(run, curves)
+            stopped_by = fit(writing, state, model, images, generate)
+        if not worker:
+            draw_training(run, curves)
         if stopped_by:
             print(f"stopped before the end; to go on: {run.command('train.py')}")
             sys.exit(128 + stopped_by)
@@ -364,30 +365,55 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         print(f"next: {run.command('test.py')}")
 
 
+def make_folder(run: Run) -> None:
+    """Makes the run's folder.
+
+    Raises:
+        UserError: it can't be written to.
+    """
+    try:
+        for part in ("samples", "snapshots"):
+            (run.folder / part).mkdir(parents=True, exist_ok=True)
+        (run.folder / "samples" / "~").write_bytes(b"")
+        (run.folder / "samples" / "~").unlink()
+    except OSError as error:
+        raise data.UserError(f"cannot write to {run.folder} ({error.strerror}): set RUNS_DIR to a folder") from error
+
+
+def begin(run: Run, images: data.Dataset) -> State:
+    """The state to go on from.
+
+    Raises:
+        UserError: the folder holds another run.
+    """
+    row = {key: value for key, value in run.row.items() if key != "reported"} | {"images": images.source}
+    state = read_state(run.folder) or State(0, 0.0, row, run.seed)
+    now, then = ({**r, "seed": seed} for r, seed in ((row, run.seed), (state.row, state.seed)))
+    if now["images"] != then.get("images"):
+        raise data.UserError(
+            f"{run.folder} was trained on {then.get('images')}, but here is {now['images']}: "
+            "set DATA_DIR as then, or choose another RUNS_DIR"
+        )
+    if changed := [key for key in {*now, *then} if now.get(key) != then.get(key)]:
+        raise data.UserError(
+            f"{run.folder} was trained with another {', '.join(changed)}, or by another version: "
+            "delete it to start anew, or set RUNS_DIR"
+        )
+    return state
+
+
 def describe(run: Run, images: data.Dataset) -> None:
     """Says what runs, on which data and device, and where it goes."""
     counts = ", ".join(f"{len(part.images):,} {name}" for name, part in images.splits().items())
     shape = "x".join(map(str, images.train.images.shape[1:]))
-    device = ", ".join(tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in DEVICES)
+    device = ", ".join(tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in devices.GPUS)
     each = f"{run.row['batches_per_step']} x " if "batches_per_step" in run.row else ""
     print(f"{run.title}: {run.steps:,} steps of batch {each}{run.row['batch_size']}, seed {run.seed}")
     print(f"  data    {images.source} of {images.origin}: {counts} images of {shape}")
     print(f"  device  {device or f'CPU, {os.cpu_count()} cores'}")
     print(f"  folder  {run.folder}", flush=True)
-    if not DEVICES and Path("/dev/nvidia0").exists():
+    if not devices.GPUS and Path("/dev/nvidia0").exists():
         print("  There is an NVIDIA GPU, but TensorFlow can't use it: pip install -e '.[gpu]'")
-
-
-def tune(model: keras.Model, row: dict, image_shape: tuple[int, int, int], round_steps: int) -> None:
-    """Sets how the model's steps are executed: what was measured to be fastest on the device.
-
-    On a CPU (of two AVX2 cores) XLA is as fast as or faster than the rest for the small networks of MNIST, and slower
-    for the wide ones; for a step of several batches it takes half a minute to compile, and gains nothing. Ten steps an
-    execution save Python's part of a small step; `round_steps` is what they must divide.
-    """
-    small = bool(DEVICES) or math.prod(image_shape) <= 32 * 32
-    model.jit_compile = bool(DEVICES) or (small and "batches_per_step" not in row)
-    model.steps_per_execution = 10 if small and round_steps % 10 == 0 else 1
 
 
 def batches(run: Run, images: data.Dataset, start: int) -> tf.data.Dataset:
@@ -400,14 +426,21 @@ def batches(run: Run, images: data.Dataset, start: int) -> tf.data.Dataset:
 
 def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, generate: Callable) -> int | None:
     """Trains `model` from `state.step` to `run.steps`, or until a signal, whose number it then returns."""
-    recorder = Recorder(run, state, generate, tf.data.Dataset.from_tensor_slices(images.dev.images).batch(100))
-    tune(model, run.row, images.train.images.shape[1:], recorder.round)
+    strategy = model.distribute_strategy
+    dev = tf.data.Dataset.from_tensor_slices(images.dev.images).batch(100)
+    recorder = Recorder(run, state, generate, devices.shares(dev, strategy))
+    devices.join(model, strategy, recorder.asked)
+    devices.tune(model, run.row, images.train.images.shape[1:], recorder.round, strategy)
     try:
-        model.fit(batches(run, images, state.step), callbacks=[recorder], verbose=0)
-    except (FloatingPointError, OSError) as error:  # a loss that is no number, a full disk
+        model.fit(devices.shares(batches(run, images, state.step), strategy), callbacks=[recorder], verbose=0)
+    except (FloatingPointError, OSError, *devices.LOST) as error:  # a loss that is no number, a full disk
+        if isinstance(error, tf.errors.OpError):
+            if devices.worker(strategy)[1] == 1:
+                raise
+            error = f"another worker has ended, or can't be reached ({type(error).__name__}): start all of them again"
         kept = read_state(run.folder)
         left = f"the checkpoint of step {kept.step:,} is kept in {run.folder}" if kept else "there is no checkpoint yet"
-        raise SystemExit(f"error: {error}; {left}") from error
+        raise SystemExit(f"error: {error}; {left}") from None
     finally:
         recorder.close()
     return recorder.stopped_by if recorder.step < run.steps else None

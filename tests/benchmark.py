@@ -36,7 +36,7 @@ class Keras:
     def __init__(self, model, precision):
         import keras
 
-        from common import data, run
+        from common import data, devices, run
 
         if precision == "bf16":
             keras.config.set_dtype_policy("mixed_bfloat16")
@@ -47,7 +47,7 @@ class Keras:
         hyper = {key: value for key, value in self.run.row.items() if key not in run.OURS}
         shape = self.images.train.images.shape[1:]
         self.model = self.module.build(shape, seed=0, **hyper)
-        run.tune(self.model, self.run.row, shape, 500)
+        devices.tune(self.model, self.run.row, shape, 500, self.model.distribute_strategy)
 
     def batches(self, count):
         """Those of the next `count` steps."""

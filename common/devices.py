@@ -1,0 +1,115 @@
+"""On what a step is executed: one device, several of this machine, or several machines; and how it is fastest there."""
+
+import math
+import os
+import signal
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from common import data, silenced
+
+# What TensorFlow raises in a worker that has lost another.
+LOST = (
+    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)  # fmt: skip
+GPUS = tf.config.list_physical_devices("GPU")
+
+
+def strategy() -> tf.distribute.Strategy:
+    """Of TF_CONFIG's workers, or this machine's GPUs, or its one device; called before TensorFlow computes anything.
+
+    Raises:
+        UserError: TF_CONFIG does not describe a cluster.
+    """
+    if not os.environ.get("TF_CONFIG"):
+        return tf.distribute.MirroredStrategy() if len(GPUS) > 1 else tf.distribute.get_strategy()
+    print("waiting for all workers of TF_CONFIG", flush=True)
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # while TensorFlow waits, Python hears no Ctrl-C
+    try:
+        with silenced():
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, tf.errors.OpError) as error:
+        raise data.UserError(f"TF_CONFIG can't be used ({str(error).splitlines()[0]})") from error
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """The number of this worker, 0 for the chief, who alone writes, and how many there are."""
+    resolver = strategy.cluster_resolver
+    tasks = resolver.cluster_spec().as_dict() if resolver else {}
+    tasks = [(job, i) for job in ("chief", "worker") for i in range(len(tasks.get(job, [])))]
+    return (tasks.index((resolver.task_type, resolver.task_id)), len(tasks)) if tasks else (0, 1)
+
+
+def shares(batches: tf.data.Dataset, strategy: tf.distribute.Strategy):
+    """The batches as `fit` takes them, shared by the replicas: of n, each has every n-th image.
+
+    So that of several batches that are drawn as one, each replica has its share of the first, of the second and so on.
+    """
+    count = strategy.num_replicas_in_sync
+    if count == 1:
+        return batches
+
+    def of_worker(context):
+        mine = count // context.num_input_pipelines
+        first = mine * context.input_pipeline_id
+
+        def split(*batch):
+            def share(replica):
+                parts = tuple(part[replica::count] for part in batch)
+                return parts if len(parts) > 1 else parts[0]
+
+            return tf.data.Dataset.range(first, first + mine).map(share)
+
+        return batches.flat_map(split).prefetch(2 * mine)
+
+    return strategy.distribute_datasets_from_function(of_worker)
+
+
+def join(model: keras.Model, strategy: tf.distribute.Strategy, asked: tf.Variable) -> None:
+    """Makes the steps of the replicas, each on its share, one step on the whole batch, to rounding.
+
+    Args:
+        model: built in the scope of `strategy`.
+        asked: of several workers, a number of this one, whose mean over all is then in the logs, as "asked".
+    """
+    count = strategy.num_replicas_in_sync
+    if count == 1:
+        return
+    for part in vars(model).values():
+        if isinstance(part, keras.Optimizer):
+            part.loss_scale_factor = count  # the gradients are summed over the replicas, and the losses are means
+    layers = [model]
+    for layer in layers:
+        layers += getattr(layer, "layers", [])
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+    if worker(strategy)[1] > 1:
+
+        def vectors(step: Callable) -> Callable:  # Keras takes the means over the workers along axis 0
+            return lambda batch: {name: value[None] for name, value in {**step(batch), "asked": asked.value()}.items()}
+
+        # Keras would send the workers' images around, to build a model that is built.
+        model._maybe_symbolic_build = lambda **_: None
+        model.train_step, model.test_step = vectors(model.train_step), vectors(model.test_step)
+
+
+def tune(
+    model: keras.Model, row: dict, image_shape: tuple[int, int, int], round_steps: int, strategy: tf.distribute.Strategy
+) -> None:
+    """Sets how the model's steps are executed: what was measured to be fastest on the device.
+
+    On a CPU (of two AVX2 cores) XLA is as fast as or faster than the rest for the small networks of MNIST, and slower
+    for the wide ones; for a step of several batches it takes half a minute to compile, and gains nothing. Ten steps an
+    execution save Python's part of a small step; `round_steps` is what they must divide. XLA can't compile the steps of
+    several replicas, nor TensorFlow join those of several workers.
+    """
+    small = bool(GPUS) or math.prod(image_shape) <= 32 * 32
+    alone = strategy.num_replicas_in_sync == 1
+    model.jit_compile = alone and (bool(GPUS) or (small and "batches_per_step" not in row))
+    joined = small and round_steps % 10 == 0 and worker(strategy)[1] == 1
+    model.steps_per_execution = 10 if joined else 1

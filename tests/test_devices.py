@@ -1,0 +1,180 @@
+"""Several devices and several workers do together what one device does alone."""
+
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common import data, devices, run
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH = 20  # divided by five, for the critic's updates, and by two
+
+
+def alike(draw):
+    """`draw` of the whole batch from one seed, of which each replica takes its share."""
+
+    def share(shape, seed, *arguments, **named):
+        context = tf.distribute.get_replica_context()
+        count, shape = context.num_replicas_in_sync, tf.convert_to_tensor(shape)
+        whole = draw(tf.concat([shape[:1] * count, shape[1:]], 0), [7, 7], *arguments, **named)
+        return whole[context.replica_id_in_sync_group :: count]
+
+    return share
+
+
+def steps(model, cpus):
+    """Three steps and an evaluation, on so many CPUs: the logs, the weights of each CPU, and the first ones."""
+    if cpus > 1:
+        one = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [one] * cpus)
+        mirrored = tf.distribute.MirroredStrategy
+        tf.distribute.MirroredStrategy = lambda: mirrored([f"CPU:{i}" for i in range(cpus)])
+        devices.GPUS = ["CPU"] * cpus
+    # Adam makes a whole step of a rounding error's sign, and sees no gradient that is twice too large.
+    keras.optimizers.Adam = lambda *_, **__: keras.optimizers.SGD(1e-2)
+    strategy = devices.strategy()
+    module = import_module(f"{model}.train")
+    row = next(iter(module.RUNS.values()))
+    hyper = {key: value for key, value in row.items() if key not in run.OURS}
+    with strategy.scope():
+        made = module.build((32, 32, 1), **hyper)
+    devices.join(made, strategy, tf.Variable(0.0))
+    for name in ("stateless_normal", "stateless_uniform"):
+        setattr(tf.random, name, alike(getattr(tf.random, name)))
+    images = np.random.default_rng(0).integers(0, 256, [3 * BATCH, 32, 32, 1], dtype=np.uint8)
+    labels = np.arange(3 * BATCH, dtype=np.uint8) % 10 if "labels" in row else None
+    found, first = [], [w.numpy() for w in made.weights]
+
+    class Log(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            found.append({metric.name: float(logs[metric.name]) for metric in made.metrics})
+            made.reset_metrics()
+
+    made.jit_compile = False
+    made.fit(devices.shares(data.batches(images, BATCH, 0, 0, 3, labels), strategy), callbacks=[Log()], verbose=0)
+    if type(made).test_step is not keras.Model.test_step:
+        dev = tf.data.Dataset.from_tensor_slices(images[:35]).batch(
+            BATCH
+        )  # the second batch is smaller, its shares differ
+        values = made.evaluate(devices.shares(dev, strategy), verbose=0, return_dict=True)
+        found.append({metric.name: float(values[metric.name]) for metric in made.metrics})
+    weights = [[part.numpy() for part in strategy.experimental_local_results(w.value)] for w in made.weights]
+    return found, [list(each) for each in zip(*weights)], first
+
+
+def cluster(count):
+    """A TF_CONFIG for each of so many workers on this machine."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for s in sockets:
+        s.close()
+    return [
+        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}) for i in range(count)
+    ]
+
+
+def start(folder, number, *command, **environment):
+    """A process of its own, which prints into a file of the folder."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        env=os.environ | {"RUNS_DIR": str(folder / "runs"), "no_proxy": "127.0.0.1"} | environment, cwd=folder,
+        stdout=open(folder / f"{number}.log", "w"), stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def ended(folder, processes):
+    """Their exit codes and what they said."""
+    try:
+        codes = [process.wait(120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return codes, [(folder / f"{number}.log").read_text() for number in range(len(processes))]
+
+
+def results(folder, *calls):
+    """What `steps` returns for each call, at once."""
+    processes = [start(folder, i, __file__, model, cpus, i, **more) for i, (model, cpus, more) in enumerate(calls)]
+    codes, said = ended(folder, processes)
+    assert not any(codes), said
+    return [pickle.loads((folder / f"{i}.pickle").read_bytes()) for i in range(len(calls))]
+
+
+def same(results, reference, tolerance):
+    """Whether all replicas have the same weights, and these and the logs are, to rounding, the reference's."""
+    (expected_logs, (expected,), start), replicas = reference, [weights for _, found, _ in results for weights in found]
+    for other in replicas[1:]:
+        for a, b in zip(replicas[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    for logs, *_ in results:
+        assert len(logs) == len(expected_logs)
+        for mine, theirs in zip(logs, expected_logs):
+            assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-3)
+    # Of a ReLU's inputs one may be rounded to the other side of 0, and a GAN makes more of that with each step.
+    change = np.concatenate([(b - a).ravel() for a, b in zip(start, expected)])
+    error = np.concatenate([(b - a).ravel() for a, b in zip(replicas[0], expected)])
+    assert np.linalg.norm(error) < tolerance * np.linalg.norm(change), np.linalg.norm(error) / np.linalg.norm(change)
+
+
+@pytest.mark.parametrize("model", ["vae", "dcgan", "acgan", "infogan", "wgan"])
+def test_two_devices_are_one(model, tmp_path):
+    reference, two = results(tmp_path, (model, 1, {}), (model, 2, {}))
+    assert len(two[1]) == 2
+    same([two], reference, 1e-4 if model == "vae" else 0.006)
+
+
+@pytest.mark.parametrize("model", ["vae", "dcgan"])
+def test_two_workers_are_one(model, tmp_path):
+    reference, *two = results(tmp_path, (model, 1, {}), *((model, 1, {"TF_CONFIG": c}) for c in cluster(2)))
+    same(two, reference, 1e-4 if model == "vae" else 0.006)
+
+
+def workers(folder, *command, **environment):
+    """Two workers, once they print steps."""
+    processes = [start(folder, i, *command, TF_CONFIG=c, **environment) for i, c in enumerate(cluster(2))]
+    begun = time.monotonic()
+    while "  step " not in (folder / "0.log").read_text():
+        assert time.monotonic() < begun + 120, (folder / "0.log").read_text()
+        time.sleep(0.1)
+    return processes
+
+
+def test_two_workers_train_stop_and_go_on(tmp_path):
+    command, folder = [ROOT / "vae" / "train.py"], tmp_path / "runs" / "vae" / "mnist_z100-steps300"
+    processes = workers(tmp_path, *command, STEPS="300")
+    processes[1].send_signal(signal.SIGTERM)  # to one alone
+    codes, said = ended(tmp_path, processes)
+    assert codes == [143, 143]
+    assert all("stopped before the end" in text for text in said)
+    stopped = run.read_state(folder).step
+    assert 0 < stopped < 300
+
+    processes = workers(tmp_path, *command, STEPS="300")
+    processes[1].kill()
+    codes, said = ended(tmp_path, processes)
+    assert codes[0] == 1
+    last = said[0].splitlines()[-1]
+    assert last.startswith("error: ")
+    assert f"the checkpoint of step {stopped:,} is kept" in last
+
+    codes, said = ended(tmp_path, [start(tmp_path, 0, *command, STEPS="300")])  # on one device
+    assert codes == [0]
+    assert f"going on from step {stopped:,}" in said[0]
+    assert [int(row["step"]) for row in run.read_log(folder)][-1] == 300
+
+
+if __name__ == "__main__":
+    model, cpus, number = sys.argv[1:]
+    Path(f"{number}.pickle").write_bytes(pickle.dumps(steps(model, int(cpus))))
