@@ -65,7 +65,7 @@ def build_generator(image_shape, latent_dim, classes, width, slope):
     for c in [*channels[1:], image_shape[-1]]:
         x = layers.LeakyReLU(slope)(batch_norm()(x))
         x = layers.Conv2DTranspose(c, 4, 2, "same", use_bias=False, kernel_initializer=normal(stddev=0.02))(x)
-    return keras.Model([noise, label], layers.Activation("tanh")(x), name="generator")
+    return keras.Model([noise, label], layers.Activation("tanh", dtype="float32")(x), name="generator")
 
 
 def build_discriminator(image_shape, classes, width, slope):
@@ -75,8 +75,10 @@ def build_discriminator(image_shape, classes, width, slope):
         x = layers.Conv2D(width * 2**i, 4, 2, "same", use_bias=False, kernel_initializer=normal(stddev=0.02))(x)
         x = layers.LeakyReLU(slope)(batch_norm()(x) if i else x)
     x = layers.Flatten()(x)
-    source = layers.Dense(1, kernel_initializer=normal(stddev=0.02), name="source")(x)
-    label = layers.Dense(1 if classes == 2 else classes, kernel_initializer=normal(stddev=0.02), name="label")(x)
+    classes = 1 if classes == 2 else classes
+    # Float32 also in mixed precision.
+    source = layers.Dense(1, kernel_initializer=normal(stddev=0.02), dtype="float32", name="source")(x)
+    label = layers.Dense(classes, kernel_initializer=normal(stddev=0.02), dtype="float32", name="label")(x)
     return keras.Model(images, [source, label], name="discriminator")
 
 

@@ -68,7 +68,7 @@ def build_generator(image_shape, latent_dim, width, bias, slope):
     network = [keras.Input([latent_dim], name="noise"), layers.Reshape([1, 1, latent_dim])]
     for i in reversed(range(ups)):
         network += [up(width * 2**i, "valid" if i == ups - 1 else "same"), batch_norm(), layers.LeakyReLU(slope)]
-    network += [up(image_shape[-1]), layers.Activation("tanh")]
+    network += [up(image_shape[-1]), layers.Activation("tanh", dtype="float32")]  # also in mixed precision
     return keras.Sequential(network, name="generator")
 
 
@@ -87,7 +87,7 @@ def build_discriminator(image_shape, width, slope, last_stride, norm_first):
         network += [down(width * 2**i, strides=last_stride if i == downs - 1 else 2)]
         network += [batch_norm()] if i or norm_first else []
         network += [layers.LeakyReLU(slope)]
-    network += [down(1, 8 // last_stride, 1, "valid"), layers.Flatten()]  # of 4x4, or of 2x2
+    network += [down(1, 8 // last_stride, 1, "valid"), layers.Flatten(dtype="float32")]  # of 4x4, or of 2x2
     return keras.Sequential(network, name="discriminator")
 
 

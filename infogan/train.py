@@ -80,7 +80,7 @@ def build_generator(image_shape, latent_dim, categorical, continuous, width, slo
     for c in [*channels[1:], image_shape[-1]]:
         x = layers.LeakyReLU(slope)(batch_norm()(x))
         x = layers.Conv2DTranspose(c, 4, 2, "same", use_bias=False, kernel_initializer=normal(stddev=0.02))(x)
-    return keras.Model(inputs, layers.Activation("tanh")(x), name="generator")
+    return keras.Model(inputs, layers.Activation("tanh", dtype="float32")(x), name="generator")
 
 
 def build_discriminator(image_shape, categorical, continuous, width, slope):
@@ -95,14 +95,15 @@ def build_discriminator(image_shape, categorical, continuous, width, slope):
         x = layers.Conv2D(width * 2**i, 4, 2, "same", use_bias=False, kernel_initializer=normal(stddev=0.02))(x)
         x = layers.LeakyReLU(slope)(batch_norm()(x) if i else x)
     x = layers.Flatten()(x)
-    outputs = [layers.Dense(1, kernel_initializer=normal(stddev=0.02), name="source")(x)]
+    # The outputs are float32 also in mixed precision.
+    outputs = [layers.Dense(1, kernel_initializer=normal(stddev=0.02), dtype="float32", name="source")(x)]
     x = layers.Dense(128, name="q_hidden")(x)
     x = layers.LeakyReLU(slope)(x)
     codes = layers.Dense(categorical * VALUES, name="q_categorical")(x)
-    outputs += [layers.Reshape([categorical, VALUES])(codes)]
+    outputs += [layers.Reshape([categorical, VALUES], dtype="float32")(codes)]
     if continuous:
         codes = layers.Dense(2 * continuous, kernel_initializer=normal(stddev=0.02), name="q_continuous")(x)
-        outputs += [layers.Reshape([2, continuous])(codes)]
+        outputs += [layers.Reshape([2, continuous], dtype="float32")(codes)]
     return keras.Model(images, outputs, name="discriminator")
 
 

@@ -228,7 +228,7 @@ if __name__ == "__main__":
     results = []
     for model in sys.argv[1:] or MODELS:
         entry = {"model": model, "seconds to the first line of steps": first_step(model)}
-        for precision in ("float32",):
+        for precision in ("float32", "bf16"):
             result = compare(model, precision)
             entry |= {f"ratio_{precision}": result["ratio"], precision: result}
             entry.setdefault("share_of_peak", result["share_of_peak"])

@@ -19,6 +19,7 @@ import tensorflow as tf
 from common import data, devices, run
 
 ROOT = Path(__file__).resolve().parent.parent
+MODELS = "vae", "dcgan", "acgan", "infogan", "wgan"
 BATCH = 20  # divided by five, for the critic's updates, and by two
 
 
@@ -128,7 +129,7 @@ def same(results, reference, tolerance):
     assert np.linalg.norm(error) < tolerance * np.linalg.norm(change), np.linalg.norm(error) / np.linalg.norm(change)
 
 
-@pytest.mark.parametrize("model", ["vae", "dcgan", "acgan", "infogan", "wgan"])
+@pytest.mark.parametrize("model", MODELS)
 def test_two_devices_are_one(model, tmp_path):
     reference, two = results(tmp_path, (model, 1, {}), (model, 2, {}))
     assert len(two[1]) == 2
@@ -173,6 +174,27 @@ def test_two_workers_train_stop_and_go_on(tmp_path):
     assert codes == [0]
     assert f"going on from step {stopped:,}" in said[0]
     assert [int(row["step"]) for row in run.read_log(folder)][-1] == 300
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_mixed_precision(model):
+    module = import_module(f"{model}.train")
+    row = next(iter(module.RUNS.values()))
+    hyper = {key: value for key, value in row.items() if key not in run.OURS}
+    images = np.random.default_rng(0).integers(0, 256, [BATCH, 32, 32, 1], dtype=np.uint8)
+    batch = (images, np.arange(BATCH) % 10) if "labels" in row else images
+    logs = []
+    for policy in ("float32", "mixed_bfloat16"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            made = module.build((32, 32, 1), **hyper)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        logs.append({name: float(value) for name, value in made.train_step(batch).items()})
+        for network in made.networks().values():
+            assert {output.dtype for output in network.outputs} == {"float32"}
+    assert logs[0] != logs[1]
+    assert logs[1] == pytest.approx(logs[0], rel=0.03, abs=0.03)
 
 
 if __name__ == "__main__":

@@ -168,14 +168,15 @@ def build_encoder(image_shape, network, latent_dim):
     x = images = keras.Input(image_shape, name="images")
     for layer in [*NETWORKS[network][0](), layers.Flatten()]:
         x = layer(x)
-    outputs = [layers.Dense(latent_dim, name=name)(x) for name in ("mean", "log_variance")]
+    # Both networks' outputs are float32 also in mixed precision.
+    outputs = [layers.Dense(latent_dim, dtype="float32", name=name)(x) for name in ("mean", "log_variance")]
     return keras.Model(images, outputs, name="encoder")
 
 
 def build_decoder(image_shape, network, latent_dim):
     """Codes (batch, latent_dim) to the logits (batch, *image_shape) of the pixels."""
-    network = NETWORKS[network][1](image_shape[-1])
-    return keras.Sequential([keras.Input([latent_dim], name="codes"), *network], name="decoder")
+    network, as_float32 = NETWORKS[network][1](image_shape[-1]), layers.Activation("linear", dtype="float32")
+    return keras.Sequential([keras.Input([latent_dim], name="codes"), *network, as_float32], name="decoder")
 
 
 def bernoulli_loss(images, logits):

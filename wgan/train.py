@@ -99,8 +99,9 @@ def build_networks(image_shape, network, latent_dim, width, slope):
     """G, from noise (batch, latent_dim) of N(0, 1) to images (batch, *image_shape) in [-1, 1], and f, to (batch, 1)."""
     noise, images = keras.Input([latent_dim], name="noise"), keras.Input(image_shape, name="images")
     x, y = {"C": networks_c, "D": networks_d}[network](noise, images, width, slope)
-    generator = keras.Model(noise, layers.Activation("tanh")(x), name="generator")
-    return generator, keras.Model(images, layers.Dense(1)(y), name="critic")
+    # Both outputs are float32 also in mixed precision.
+    generator = keras.Model(noise, layers.Activation("tanh", dtype="float32")(x), name="generator")
+    return generator, keras.Model(images, layers.Dense(1, dtype="float32")(y), name="critic")
 
 
 def gradient_norm(critic, images):
