@@ -29,6 +29,8 @@ def silenced() -> Iterator[None]:
 
 # Keras warns that a tf.data dataset will not be shuffled again; it is shuffled.
 warnings.filterwarnings("ignore", "`shuffle=True` was passed")
+# Keras can't tell the length of a dataset that several devices share, and takes its end for a mistake.
+warnings.filterwarnings("ignore", "Your input ran out of data")
 # tensorflow-hub imports what setuptools is to drop; pyproject.toml keeps a version that has it.
 warnings.filterwarnings("ignore", "pkg_resources is deprecated")
 os.environ["KERAS_BACKEND"] = "tensorflow"

@@ -1,11 +1,14 @@
 """On what a step is executed: one device, several of this machine, or several machines; and how it is fastest there."""
 
+import contextlib
 import math
 import os
 import signal
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from common import data, silenced
@@ -13,7 +16,7 @@ from common import data, silenced
 # What TensorFlow raises in a worker that has lost another.
 LOST = (
     tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
+    tf.errors.InternalError, tf.errors.FailedPreconditionError,
 )  # fmt: skip
 GPUS = tf.config.list_physical_devices("GPU")
 
@@ -27,14 +30,28 @@ def strategy() -> tf.distribute.Strategy:
     if not os.environ.get("TF_CONFIG"):
         return tf.distribute.MirroredStrategy() if len(GPUS) > 1 else tf.distribute.get_strategy()
     print("waiting for all workers of TF_CONFIG", flush=True)
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # while TensorFlow waits, Python hears no Ctrl-C
     try:
-        with silenced():
+        with interruptible(), silenced():
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, tf.errors.OpError) as error:
         raise data.UserError(f"TF_CONFIG can't be used ({str(error).splitlines()[0]})") from error
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends the process at once: while TensorFlow waits for other workers, Python does not hear it."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def agree(strategy: tf.distribute.Strategy, *facts: object) -> bool:
+    """Whether all workers call this with the same `facts`, compared by their text."""
+    mine = float(zlib.crc32(repr(facts).encode()))
+    with interruptible():
+        return float(strategy.reduce("MEAN", tf.constant(mine, tf.float64), axis=None)) == mine
 
 
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
@@ -67,7 +84,9 @@ def shares(batches: tf.data.Dataset, strategy: tf.distribute.Strategy):
 
         return batches.flat_map(split).prefetch(2 * mine)
 
-    return strategy.distribute_datasets_from_function(of_worker)
+    # Iterators that fetch ahead, to the devices, wait for ever when they are deleted.
+    options = tf.distribute.InputOptions(experimental_fetch_to_device=False)
+    return strategy.distribute_datasets_from_function(of_worker, options)
 
 
 def join(model: keras.Model, strategy: tf.distribute.Strategy, asked: tf.Variable) -> None:
@@ -88,14 +107,34 @@ def join(model: keras.Model, strategy: tf.distribute.Strategy, asked: tf.Variabl
         layers += getattr(layer, "layers", [])
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
+    # Keras would take the mean of the shares of a batch of images, to build a model that is built.
+    model._maybe_symbolic_build = lambda **_: None
     if worker(strategy)[1] > 1:
+        step = model.train_step
 
-        def vectors(step: Callable) -> Callable:  # Keras takes the means over the workers along axis 0
-            return lambda batch: {name: value[None] for name, value in {**step(batch), "asked": asked.value()}.items()}
+        def vectors(batch) -> dict:  # Keras takes the means over the workers along axis 0
+            return {name: value[None] for name, value in {**step(batch), "asked": asked.value()}.items()}
 
-        # Keras would send the workers' images around, to build a model that is built.
-        model._maybe_symbolic_build = lambda **_: None
-        model.train_step, model.test_step = vectors(model.train_step), vectors(model.test_step)
+        model.train_step = vectors
+
+
+def evaluation(model: keras.Model) -> Callable[[np.ndarray], dict[str, float]]:
+    """A function of images (n, H, W, C) that gives the means of the model's metrics over them, by `test_step`.
+
+    Each replica sees all of them, so that the means are what one device finds. (`evaluate` makes a new iterator each
+    time, and with several devices waits up to a minute for the end of an old one.)
+    """
+    step = tf.function(
+        lambda batch: model.distribute_strategy.run(model.test_step, (batch,)), jit_compile=model.jit_compile
+    )
+
+    def evaluate(images: np.ndarray) -> dict[str, float]:
+        model.reset_metrics()
+        for start in range(0, len(images), 100):
+            step(tf.constant(images[start : start + 100]))
+        return {metric.name: float(metric.result()) for metric in model.metrics}
+
+    return evaluate
 
 
 def tune(
@@ -105,11 +144,10 @@ def tune(
 
     On a CPU (of two AVX2 cores) XLA is as fast as or faster than the rest for the small networks of MNIST, and slower
     for the wide ones; for a step of several batches it takes half a minute to compile, and gains nothing. Ten steps an
-    execution save Python's part of a small step; `round_steps` is what they must divide. XLA can't compile the steps of
-    several replicas, nor TensorFlow join those of several workers.
+    execution save Python's part of a small step; `round_steps` is what they must divide. Of several devices XLA can't
+    compile the steps, nor TensorFlow join them.
     """
     small = bool(GPUS) or math.prod(image_shape) <= 32 * 32
     alone = strategy.num_replicas_in_sync == 1
     model.jit_compile = alone and (bool(GPUS) or (small and "batches_per_step" not in row))
-    joined = small and round_steps % 10 == 0 and worker(strategy)[1] == 1
-    model.steps_per_execution = 10 if joined else 1
+    model.steps_per_execution = 10 if alone and small and round_steps % 10 == 0 else 1

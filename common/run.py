@@ -15,7 +15,6 @@ import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -55,7 +54,7 @@ class Run(NamedTuple):
 
     def command(self, file: str) -> str:
         """What to type for the run's train.py or test.py."""
-        names = ("DATA_DIR", "RUNS_DIR", "SEED", "STEPS")
+        names = ("DATA_DIR", "RUNS_DIR", "SEED", "STEPS", *(["TF_CONFIG"] if file == "train.py" else []))
         variables = [f"{name}={shlex.quote(os.environ[name])}" for name in names if os.environ.get(name)]
         return " ".join([*variables, "python", shlex.quote(os.path.relpath(self.script / file)), self.name])
 
@@ -103,6 +102,13 @@ def one_line_errors():
     except data.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except devices.LOST as error:
+        if not os.environ.get("TF_CONFIG"):
+            raise
+        print(
+            f"error: this worker has lost another ({error.message.splitlines()[0]}): start all again", file=sys.stderr
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -133,9 +139,9 @@ def read_state(folder: Path) -> State | None:
 class Recorder(keras.callbacks.Callback):
     """Everything that happens between two steps: the log, the dev loss, pictures, checkpoints, the terminal."""
 
-    def __init__(self, run: Run, state: State, generate: Callable, dev: tf.data.Dataset):
+    def __init__(self, run: Run, state: State, generate: Callable, dev: np.ndarray, chief: bool):
         super().__init__()
-        self.run, self.state, self.generate, self.dev = run, state, generate, dev
+        self.run, self.state, self.generate, self.dev, self.chief = run, state, generate, dev, chief
         self.asked = tf.Variable(0.0, trainable=False)  # of several workers: whether this one was told to stop
         self.step, self.best, self.stopped_by = state.step, state.best, None
         self.rows, self.handlers, self.file, self.bar = [], {}, None, None
@@ -146,9 +152,27 @@ class Recorder(keras.callbacks.Callback):
         self.snapshots = {math.ceil(run.steps * percent / 100 / self.round) * self.round for percent in percents}
 
     def on_train_begin(self, logs=None):
-        folder = self.run.folder
         self.names = [metric.name for metric in self.model.metrics]
         self.has_dev = type(self.model).test_step is not keras.Model.test_step
+        self.evaluate = devices.evaluation(self.model)
+        columns, lines = shutil.get_terminal_size()  # unlike tqdm's own look, never 0
+        self.bar = tqdm(
+            total=self.run.steps, initial=self.step, unit="step", file=sys.stdout, disable=not sys.stdout.isatty(),
+            mininterval=0.5, ncols=columns, nrows=lines,
+            bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
+        )  # fmt: skip
+        self.saved = self.said = time.monotonic()
+        self.pause, self.compiled = 30, None
+        self.started = time.monotonic() - self.state.seconds
+        self.handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        if self.chief:
+            self.open()
+            if self.step == 0:
+                self.frame()
+
+    def open(self):
+        """The log and TensorBoard's files."""
+        folder = self.run.folder
         fields = ["step", *self.names, *(f"dev_{name}" for name in self.names if self.has_dev)]
         # A log that goes beyond the checkpoint is cut back to it: no line twice, none missing.
         rows = [row for row in read_log(folder) if int(row["step"]) <= self.step]
@@ -160,18 +184,6 @@ class Recorder(keras.callbacks.Callback):
         self.log = csv.DictWriter(self.file, fields)
         boards = ["train", "dev"] if self.has_dev else ["train"]
         self.boards = {name: tf.summary.create_file_writer(str(folder / "tensorboard" / name)) for name in boards}
-        columns, lines = shutil.get_terminal_size()  # unlike tqdm's own look, never 0
-        self.bar = tqdm(
-            total=self.run.steps, initial=self.step, unit="step", file=sys.stdout, disable=not sys.stdout.isatty(),
-            mininterval=0.5, ncols=columns, nrows=lines,
-            bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
-        )  # fmt: skip
-        self.saved = self.said = time.monotonic()
-        self.pause, self.compiled = 30, None
-        self.started = time.monotonic() - self.state.seconds
-        self.handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        if self.step == 0:
-            self.frame()
 
     def stop(self, number, frame):
         """The first Ctrl-C or SIGTERM ends the run after this step, the second at once."""
@@ -195,12 +207,12 @@ class Recorder(keras.callbacks.Callback):
         self.bar.update(self.step - self.bar.n)
         due = last or self.step % self.round == 0
         if due and self.has_dev:
-            dev = self.model.evaluate(self.dev, verbose=0, return_dict=True)
-            row |= {f"dev_{name}": dev[name] for name in self.names}
+            row |= {f"dev_{name}": value for name, value in self.evaluate(self.dev).items()}
         self.finite(row)
-        self.rows.append(row)
+        if self.chief:
+            self.rows.append(row)
         self.model.reset_metrics()  # each line of the log is the mean over the steps since the line before
-        if due:
+        if due and self.chief:
             self.frame()
         keep = self.run.row.get("keep")
         improved = due and keep and (self.best is None or row[keep] < self.best[0])
@@ -210,7 +222,7 @@ class Recorder(keras.callbacks.Callback):
             self.said = time.monotonic()
             values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
             print(f"  step {self.step:,} of {self.run.steps:,}  {self.left()}{values}", flush=True)
-        if last or improved or stop or time.monotonic() - self.saved > self.pause:
+        if self.chief and (last or improved or stop or time.monotonic() - self.saved > self.pause):
             # Of a row that keeps the best networks, those; before there is a best, the latest.
             self.save(networks=improved or not keep or self.best is None)
         if last or stop:
@@ -317,7 +329,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         generate: `generate(network, count, seed)` draws uint8 images (count, H, W, C) from the first of `networks()`.
         curves: the panels of curves.png, the columns of log.csv by the label of their axis.
     """
-    with one_line_errors(), tempfile.TemporaryDirectory() as elsewhere:
+    with one_line_errors():
         run = select(runs, build)
         strategy = devices.strategy()
         count, (worker, workers) = strategy.num_replicas_in_sync, devices.worker(strategy)
@@ -327,16 +339,18 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
                 "choose some with CUDA_VISIBLE_DEVICES, or another TF_CONFIG"
             )
         images = data.load(run.row["dataset"])
-        # The chief alone writes; what the others do likewise is thrown away.
-        writing = run._replace(folder=Path(elsewhere)) if worker else run
-        make_folder(writing)
+        if not worker:  # of several workers the chief alone writes
+            make_folder(run)
         state = begin(run, images)
         describe(run, images)
         if count > 1:
             which = f" of {workers} workers; this is worker {worker}" if workers > 1 else ""
             print(f"  sharing each batch among {count} devices{which}", flush=True)
-        if workers > 1 and strategy.reduce("MEAN", tf.constant(float(state.step)), axis=None) != state.step:
-            raise data.UserError(f"this worker is at step {state.step:,}, another is not: share one RUNS_DIR")
+        if workers > 1 and not devices.agree(strategy, run.title, run.seed, run.steps, state, len(images.train.images)):
+            raise data.UserError(
+                f"another worker has another run, SEED, STEPS or dataset than this one, or finds another state than "
+                f"step {state.step:,} in its RUNS_DIR: all need the same, and one folder"
+            )
         hyper = {k: v for k, v in run.row.items() if k not in OURS}
         with silenced(), strategy.scope():
             model = build(images.train.images.shape[1:], seed=run.seed, **hyper)
@@ -355,7 +369,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         else:
             if state.step:
                 print(f"  going on from step {state.step:,}")
-            stopped_by = fit(writing, state, model, images, generate)
+            stopped_by = fit(run, state, model, images, generate)
         if not worker:
             draw_training(run, curves)
         if stopped_by:
@@ -427,20 +441,15 @@ def batches(run: Run, images: data.Dataset, start: int) -> tf.data.Dataset:
 def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, generate: Callable) -> int | None:
     """Trains `model` from `state.step` to `run.steps`, or until a signal, whose number it then returns."""
     strategy = model.distribute_strategy
-    dev = tf.data.Dataset.from_tensor_slices(images.dev.images).batch(100)
-    recorder = Recorder(run, state, generate, devices.shares(dev, strategy))
+    recorder = Recorder(run, state, generate, images.dev.images, devices.worker(strategy)[0] == 0)
     devices.join(model, strategy, recorder.asked)
     devices.tune(model, run.row, images.train.images.shape[1:], recorder.round, strategy)
     try:
         model.fit(devices.shares(batches(run, images, state.step), strategy), callbacks=[recorder], verbose=0)
-    except (FloatingPointError, OSError, *devices.LOST) as error:  # a loss that is no number, a full disk
-        if isinstance(error, tf.errors.OpError):
-            if devices.worker(strategy)[1] == 1:
-                raise
-            error = f"another worker has ended, or can't be reached ({type(error).__name__}): start all of them again"
+    except (FloatingPointError, OSError) as error:  # a loss that is no number, a full disk
         kept = read_state(run.folder)
         left = f"the checkpoint of step {kept.step:,} is kept in {run.folder}" if kept else "there is no checkpoint yet"
-        raise SystemExit(f"error: {error}; {left}") from None
+        raise SystemExit(f"error: {error}; {left}") from error
     finally:
         recorder.close()
     return recorder.stopped_by if recorder.step < run.steps else None

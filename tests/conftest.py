@@ -6,7 +6,7 @@ import tempfile
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # t-SNE's threads spin, at a high price where the machine is busy
-for variable in ("SEED", "STEPS", "RUNS_DIR", "TFHUB_CACHE_DIR"):
+for variable in ("SEED", "STEPS", "RUNS_DIR", "TFHUB_CACHE_DIR", "TF_CONFIG"):
     os.environ.pop(variable, None)
 # pytest-xdist's workers start from the environment that this file has left in the process that starts them.
 REAL_DATA = os.environ.setdefault("TESTS_REAL_DATA", os.environ.pop("DATA_DIR", ""))

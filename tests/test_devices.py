@@ -35,14 +35,17 @@ def alike(draw):
     return share
 
 
+def split_cpu():
+    """Makes devices.py find two devices, before TensorFlow computes anything."""
+    one = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [one, one])
+    devices.strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
 def steps(model, cpus):
     """Three steps and an evaluation, on so many CPUs: the logs, the weights of each CPU, and the first ones."""
     if cpus > 1:
-        one = tf.config.LogicalDeviceConfiguration()
-        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [one] * cpus)
-        mirrored = tf.distribute.MirroredStrategy
-        tf.distribute.MirroredStrategy = lambda: mirrored([f"CPU:{i}" for i in range(cpus)])
-        devices.GPUS = ["CPU"] * cpus
+        split_cpu()
     # Adam makes a whole step of a rounding error's sign, and sees no gradient that is twice too large.
     keras.optimizers.Adam = lambda *_, **__: keras.optimizers.SGD(1e-2)
     strategy = devices.strategy()
@@ -52,8 +55,8 @@ def steps(model, cpus):
     with strategy.scope():
         made = module.build((32, 32, 1), **hyper)
     devices.join(made, strategy, tf.Variable(0.0))
-    for name in ("stateless_normal", "stateless_uniform"):
-        setattr(tf.random, name, alike(getattr(tf.random, name)))
+    draws = tf.random.stateless_normal, tf.random.stateless_uniform
+    tf.random.stateless_normal, tf.random.stateless_uniform = map(alike, draws)
     images = np.random.default_rng(0).integers(0, 256, [3 * BATCH, 32, 32, 1], dtype=np.uint8)
     labels = np.arange(3 * BATCH, dtype=np.uint8) % 10 if "labels" in row else None
     found, first = [], [w.numpy() for w in made.weights]
@@ -66,11 +69,8 @@ def steps(model, cpus):
     made.jit_compile = False
     made.fit(devices.shares(data.batches(images, BATCH, 0, 0, 3, labels), strategy), callbacks=[Log()], verbose=0)
     if type(made).test_step is not keras.Model.test_step:
-        dev = tf.data.Dataset.from_tensor_slices(images[:35]).batch(
-            BATCH
-        )  # the second batch is smaller, its shares differ
-        values = made.evaluate(devices.shares(dev, strategy), verbose=0, return_dict=True)
-        found.append({metric.name: float(values[metric.name]) for metric in made.metrics})
+        tf.random.stateless_normal, tf.random.stateless_uniform = draws
+        found.append(devices.evaluation(made)(images))
     weights = [[part.numpy() for part in strategy.experimental_local_results(w.value)] for w in made.weights]
     return found, [list(each) for each in zip(*weights)], first
 
@@ -88,9 +88,9 @@ def cluster(count):
 
 def start(folder, number, *command, **environment):
     """A process of its own, which prints into a file of the folder."""
+    ours = {"RUNS_DIR": str(folder / "runs"), "no_proxy": "127.0.0.1", "CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=os.environ | {"RUNS_DIR": str(folder / "runs"), "no_proxy": "127.0.0.1"} | environment, cwd=folder,
+        [sys.executable, *map(str, command)], env=os.environ | ours | environment, cwd=folder,
         stdout=open(folder / f"{number}.log", "w"), stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -142,14 +142,45 @@ def test_two_workers_are_one(model, tmp_path):
     same(two, reference, 1e-4 if model == "vae" else 0.006)
 
 
-def workers(folder, *command, **environment):
-    """Two workers, once they print steps."""
-    processes = [start(folder, i, *command, TF_CONFIG=c, **environment) for i, c in enumerate(cluster(2))]
+def until_steps(folder):
+    """Waits until the first process prints steps."""
     begun = time.monotonic()
     while "  step " not in (folder / "0.log").read_text():
         assert time.monotonic() < begun + 120, (folder / "0.log").read_text()
         time.sleep(0.1)
+
+
+def workers(folder, *command, **environment):
+    """Two workers, once they print steps."""
+    processes = [start(folder, i, *command, TF_CONFIG=c, **environment) for i, c in enumerate(cluster(2))]
+    until_steps(folder)
     return processes
+
+
+def test_two_devices_train_stop_and_go_on(tmp_path):
+    folder = tmp_path / "runs" / "vae" / "mnist_z100-steps205"
+    processes = [start(tmp_path, 0, __file__, "train", STEPS="205")]
+    until_steps(tmp_path)
+    processes[0].send_signal(signal.SIGTERM)
+    codes, _ = ended(tmp_path, processes)
+    assert codes == [143]
+    stopped = run.read_state(folder).step
+    codes, said = ended(tmp_path, [start(tmp_path, 0, __file__, "train", STEPS="205")])
+    assert codes == [0]
+    assert f"going on from step {stopped:,}" in said[0]
+    assert "sharing each batch among 2 devices" in said[0]
+    assert "Warning" not in said[0]
+    assert run.read_state(folder).step == 205
+    assert (folder / "training.gif").is_file()
+
+
+def test_workers_must_agree(tmp_path):
+    first, second = cluster(2)
+    processes = [start(tmp_path, 0, ROOT / "vae" / "train.py", TF_CONFIG=first, SEED="1")]
+    processes += [start(tmp_path, 1, ROOT / "vae" / "train.py", TF_CONFIG=second)]
+    codes, said = ended(tmp_path, processes)
+    assert codes == [2, 2]
+    assert all("another worker has another run, SEED" in text.splitlines()[-1] for text in said)
 
 
 def test_two_workers_train_stop_and_go_on(tmp_path):
@@ -162,13 +193,12 @@ def test_two_workers_train_stop_and_go_on(tmp_path):
     stopped = run.read_state(folder).step
     assert 0 < stopped < 300
 
-    processes = workers(tmp_path, *command, STEPS="300")
-    processes[1].kill()
-    codes, said = ended(tmp_path, processes)
-    assert codes[0] == 1
-    last = said[0].splitlines()[-1]
-    assert last.startswith("error: ")
-    assert f"the checkpoint of step {stopped:,} is kept" in last
+    for killed, left in ((1, 0), (0, 1)):
+        processes = workers(tmp_path, *command, STEPS="300")
+        processes[killed].kill()
+        codes, said = ended(tmp_path, processes)
+        assert codes[left] == 1
+        assert said[left].splitlines()[-1].startswith("error: this worker has lost another")
 
     codes, said = ended(tmp_path, [start(tmp_path, 0, *command, STEPS="300")])  # on one device
     assert codes == [0]
@@ -188,15 +218,20 @@ def test_mixed_precision(model):
         keras.config.set_dtype_policy(policy)
         try:
             made = module.build((32, 32, 1), **hyper)
+            for network in made.networks().values():
+                assert {output.dtype for output in network.outputs} == {"float32"}
         finally:
             keras.config.set_dtype_policy("float32")
         logs.append({name: float(value) for name, value in made.train_step(batch).items()})
-        for network in made.networks().values():
-            assert {output.dtype for output in network.outputs} == {"float32"}
     assert logs[0] != logs[1]
     assert logs[1] == pytest.approx(logs[0], rel=0.03, abs=0.03)
 
 
 if __name__ == "__main__":
-    model, cpus, number = sys.argv[1:]
-    Path(f"{number}.pickle").write_bytes(pickle.dumps(steps(model, int(cpus))))
+    if sys.argv[1] == "train":
+        split_cpu()
+        module, sys.argv = import_module("vae.train"), sys.argv[:1]
+        run.train(module.RUNS, module.build, module.generate, module.CURVES)
+    else:
+        model, cpus, number = sys.argv[1:]
+        Path(f"{number}.pickle").write_bytes(pickle.dumps(steps(model, int(cpus))))

@@ -218,7 +218,9 @@ class VAE(keras.Model):
     def networks(self):
         """What is saved, by name; `generate` draws from the first."""
         codes = keras.Input(self.decoder.input_shape[1:], name="codes")
-        decoder = keras.Sequential([codes, self.decoder, layers.Activation("sigmoid", name="sigmoid")], name="decoder")
+        decoder = keras.Sequential(
+            [codes, self.decoder, layers.Activation("sigmoid", dtype="float32", name="sigmoid")], name="decoder"
+        )
         return {"decoder": decoder, "encoder": self.encoder}
 
     def loss_terms(self, images, seed, training):
