@@ -196,12 +196,6 @@ class Recorder(keras.callbacks.Callback):
         self.step = min(self.state.step + batch + 1, self.run.steps)  # the last execution may hold fewer steps
         self.compiled = self.compiled or (time.monotonic(), self.step)
         row = {"step": self.step, **{name: float(logs[name]) for name in self.names}}
-        if "asked" in logs:  # all workers stop after the same step, so that none waits for another
-            self.asked.assign(float(bool(self.stopped_by)))
-            stop = logs["asked"] > 0
-            self.stopped_by = self.stopped_by or (signal.SIGTERM if stop else None)
-        else:
-            stop = self.stopped_by
         last = self.step >= self.run.steps
         self.bar.set_postfix({name: f"{row[name]:.3g}" for name in self.names}, refresh=False)
         self.bar.update(self.step - self.bar.n)
@@ -222,6 +216,12 @@ class Recorder(keras.callbacks.Callback):
             self.said = time.monotonic()
             values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
             print(f"  step {self.step:,} of {self.run.steps:,}  {self.left()}{values}", flush=True)
+        if "asked" in logs:  # all workers stop after the same step, so that none waits for another
+            self.asked.assign(float(bool(self.stopped_by)))
+            stop = logs["asked"] > 0
+            self.stopped_by = self.stopped_by or (signal.SIGTERM if stop else None)
+        else:
+            stop = self.stopped_by
         if self.chief and (last or improved or stop or time.monotonic() - self.saved > self.pause):
             # Of a row that keeps the best networks, those; before there is a best, the latest.
             self.save(networks=improved or not keep or self.best is None)
