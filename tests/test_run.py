@@ -177,7 +177,7 @@ def test_a_signal_that_comes_while_something_is_printed(tmp_path, monkeypatch, c
 
         flush = isatty = write
 
-    recorder = run.Recorder(run.Run(ROOT, "row", {}, 0, 10, tmp_path), run.State(0, 0.0, {}, 0), None, None)
+    recorder = run.Recorder(run.Run(ROOT, "row", {}, 0, 10, tmp_path), run.State(0, 0.0, {}, 0), None, None, True)
     recorder.handlers = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
     monkeypatch.setattr(sys, "stdout", Busy())
     recorder.stop(signal.SIGTERM, None)
@@ -353,7 +353,7 @@ def test_the_fid_is_shown_beside_that_of_the_rows_on_the_same_images(tmp_path):
 )
 def test_the_steps_of_dev_losses_and_snapshots(steps, round_steps, snapshots):
     """1, 2, 5 %, then every tenth, and from there to the next dev loss."""
-    recorder = run.Recorder(run.Run(ROOT, "row", {}, 0, steps, ROOT), run.State(0, 0.0, {}, 0), None, None)
+    recorder = run.Recorder(run.Run(ROOT, "row", {}, 0, steps, ROOT), run.State(0, 0.0, {}, 0), None, None, True)
     assert recorder.round == round_steps and sorted(recorder.snapshots) == snapshots
 
 

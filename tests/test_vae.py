@@ -57,7 +57,7 @@ def test_the_losss_scaling():
         assert float(kl) == 0 and float(loss) == float(reconstruction)
     model = constant_vae()
     model.encoder.get_layer("mean").bias.assign([2.0] * 5)
-    model.decoder.layers[-1].bias.assign([1.0])
+    model.decoder.layers[-2].bias.assign([1.0])
     loss, reconstruction, kl = model.loss_terms(tf.constant(images), [0, 0], False)
     x = images / 255
     expected = (x * np.log1p(np.exp(-1)) + (1 - x) * np.log1p(np.exp(1))).sum((1, 2, 3)).mean()
