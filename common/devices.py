@@ -138,16 +138,16 @@ def evaluation(model: keras.Model) -> Callable[[np.ndarray], dict[str, float]]:
 
 
 def tune(
-    model: keras.Model, row: dict, image_shape: tuple[int, int, int], round_steps: int, strategy: tf.distribute.Strategy
+    model: keras.Model, image_shape: tuple[int, int, int], round_steps: int, strategy: tf.distribute.Strategy
 ) -> None:
     """Sets how the model's steps are executed: what was measured to be fastest on the device.
 
-    On a CPU (of two AVX2 cores) XLA is as fast as or faster than the rest for the small networks of MNIST, and slower
-    for the wide ones; for a step of several batches it takes half a minute to compile, and gains nothing. Ten steps an
-    execution save Python's part of a small step; `round_steps` is what they must divide. Of several devices XLA can't
-    compile the steps, nor TensorFlow join them.
+    On a CPU XLA's convolutions are no faster than oneDNN's (two AVX-512 cores: alike for the small networks of MNIST,
+    slower for the wide ones), and it compiles for 3 to 30 s and takes some 300 MB. Ten steps an execution save
+    Python's part of a small step; `round_steps` is what they must divide. Of several devices XLA can't compile the
+    steps, nor TensorFlow join them.
     """
     small = bool(GPUS) or math.prod(image_shape) <= 32 * 32
     alone = strategy.num_replicas_in_sync == 1
-    model.jit_compile = alone and (bool(GPUS) or (small and "batches_per_step" not in row))
+    model.jit_compile = alone and bool(GPUS)
     model.steps_per_execution = 10 if alone and small and round_steps % 10 == 0 else 1

@@ -443,7 +443,7 @@ def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, genera
     strategy = model.distribute_strategy
     recorder = Recorder(run, state, generate, images.dev.images, devices.worker(strategy)[0] == 0)
     devices.join(model, strategy, recorder.asked)
-    devices.tune(model, run.row, images.train.images.shape[1:], recorder.round, strategy)
+    devices.tune(model, images.train.images.shape[1:], recorder.round, strategy)
     try:
         model.fit(devices.shares(batches(run, images, state.step), strategy), callbacks=[recorder], verbose=0)
     except (FloatingPointError, OSError) as error:  # a loss that is no number, a full disk
