@@ -1,4 +1,4 @@
-"""How good generated images are: Fréchet distance, KID, precision, recall, sharpness, nearest training image.
+"""How good generated images are: Fréchet distance, KID, precision, recall, sharpness, classes, latent space.
 
 Two extractors of features, never mixed, both named wherever a number is shown: "classifier", this project's small
 network for the dataset (`python -m common.fid mnist` trains it anew), and "Inception", the standard one of TF-GAN.
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import types
+from collections.abc import Callable
 from importlib import import_module, util
 from pathlib import Path
 
@@ -216,6 +217,69 @@ def sharpness(images: np.ndarray) -> float:
     return float(laplacian.var((1, 2)).mean())
 
 
+def high_frequencies(images: np.ndarray) -> float:
+    """The share of the grey image's spectral energy above half the Nyquist frequency: the spectrum's tail.
+
+    The images' means are taken out first, and a Hann window fades their edges, which would else count as sharp ones.
+    """
+    x = _checked(images).mean(-1, dtype=np.float32)
+    x = (x - x.mean((1, 2), keepdims=True)) * np.outer(np.hanning(x.shape[1]), np.hanning(x.shape[2]))
+    energy = (np.abs(np.fft.fft2(x)) ** 2).sum(0)
+    above = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, energy.shape), indexing="ij")) > 0.25  # cycles a pixel
+    return float(energy[above].sum() / energy.sum())
+
+
+def classes_covered(images: np.ndarray, reference: np.ndarray, name: str) -> int | None:
+    """How many classes the classifier reads in `images` at least a tenth as often as in `reference`.
+
+    None where the dataset has no classes.
+    """
+    if name == "celeba":
+        return None
+    counts = (np.bincount(classifier_labels(x, name), minlength=10) / len(x) for x in (images, reference))
+    found, known = counts
+    return int((found >= 0.1 * known).sum())
+
+
+def interpolation(to_images: Callable, latent_dim: int, real: np.ndarray, name: str, seed: int, count: int = 1000):
+    """How smooth the way between two random codes is, and whether it stays on images like the real ones.
+
+    Straight lines between `count` pairs of codes of N(0, I), in eight steps, seen in the classifier's features.
+
+    Args:
+        to_images: codes (n, latent_dim) to uint8 images (n, H, W, C).
+        real: images that no network was trained on.
+        name: of the dataset.
+
+    Returns:
+        Means over the lines: the length of a step; that of a line's longest step over that mean, and the whole way
+        over the distance of its ends, both 1 where an image turns evenly and straight into another. The FID of the
+        lines' midpoints and of their first ends; where there are classes, the classifier's confidence, its highest
+        probability, on both.
+    """
+    ends = tf.random.stateless_normal([2, count, 1, latent_dim], [seed, -6])
+    codes = ends[0] + tf.linspace(0.0, 1.0, 9)[:, None] * (ends[1] - ends[0])
+    images = to_images(tf.reshape(codes, [-1, latent_dim]))
+    features, logits = _classifier(name).predict(_checked(images), batch_size=500, verbose=0)
+    features = features.reshape(count, 9, -1)
+    steps = np.linalg.norm(np.diff(features, axis=1), axis=-1)
+    ways = np.linalg.norm(features[:, -1] - features[:, 0], axis=-1)
+    step, way = (max(float(x.mean()), 1e-9) for x in (steps, ways))  # no 0, should nothing change on the way
+    reference = classifier_features(real, name)
+    found = {
+        "latent path: a step of eight (feature distance)": float(steps.mean()),
+        "latent path: longest step (of the mean step)": float(steps.max(1).mean()) / step,
+        "latent path: length (of its ends' distance)": float(steps.sum(1).mean()) / way,
+        "latent path: FID of its ends (classifier)": frechet_distance(reference, features[:, 0]),
+        "latent path: FID of its midpoints (classifier)": frechet_distance(reference, features[:, 4]),
+    }
+    if name != "celeba":
+        confidence = tf.nn.softmax(logits).numpy().max(1).reshape(count, 9)
+        found["latent path: confidence at its ends"] = float(confidence[:, 0].mean())
+        found["latent path: confidence at its midpoints"] = float(confidence[:, 4].mean())
+    return found
+
+
 def nearest_distance(images: np.ndarray, training: np.ndarray) -> float:
     """The distance to the nearest training image, RMS grey levels a pixel: the median over the first 1,000 `images`."""
     points, centres = (_checked(x).reshape(len(x), -1).astype(np.float32) for x in (images[:1000], training))
@@ -242,6 +306,8 @@ def measure(sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray,
             "recall": coverage(features, reference),
             "FID (Inception)": None if inception is None else frechet_distance(inception, inception_features(images)),
             "sharpness": sharpness(images),
+            "high frequencies (share of energy)": high_frequencies(images),
+            "classes covered": classes_covered(images, real, name),
             "nearest training image (grey levels)": nearest_distance(images, training),
         }
     return results

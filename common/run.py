@@ -461,6 +461,17 @@ def draw_training(run: Run, curves: dict) -> None:
     plots.gif(sorted((run.folder / "samples").glob("[!~]*.png")), run.folder / "training.gif")
 
 
+def latent_space(run: Run, images: data.Dataset, to_images: Callable, latent_dim: int) -> dict:
+    """Draws the latent grids into the run's folder; returns the numbers of `fid.interpolation`.
+
+    Args:
+        to_images: codes (n, latent_dim), of N(0, I), to uint8 images (n, H, W, C).
+    """
+    corners = tf.random.stateless_normal([4, latent_dim], [run.seed, -3]).numpy()
+    plots.latent_grids(to_images, corners, run.folder, run.title)
+    return fid.interpolation(to_images, latent_dim, images.test.images, run.row["dataset"], run.seed)
+
+
 def beside(run: Run, runs: dict, source: str, by_step: dict[int, float]) -> dict[str, dict[int, float]]:
     """The FID by step of the run, and that of its siblings which were measured before, by name."""
     found = {name: {} for name in runs}  # in the order of the rows

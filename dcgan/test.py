@@ -1,19 +1,53 @@
 """Measures a DCGAN that train.py left, and draws its figures."""
 
-from common import plots, run  # before TensorFlow, whose start-up messages it keeps from the terminal
+from common import data, run  # before TensorFlow, whose start-up messages it keeps from the terminal
 
 # isort: split
-import tensorflow as tf
+import keras
+import numpy as np
 
-from dcgan.train import CURVES, RUNS, generate, to_uint8
+from common.run import OURS, latent_space, read_log
+from dcgan.train import CURVES, RUNS, build, generate, to_uint8
 
 
 def report(run, networks, images):
-    """The latent grids."""
-    generator = networks["generator"]
-    corners = tf.random.stateless_normal([4, generator.input_shape[-1]], [run.seed, -3]).numpy()
-    plots.latent_grids(lambda noise: to_uint8(generator, noise), corners, run.folder, run.title)
-    return {}
+    """The latent grids; whether the game came to its equilibrium, where D can tell nothing."""
+    generator, count = networks["generator"], min(9_600, len(images.train.images))
+    own = latent_space(run, images, lambda noise: to_uint8(generator, noise), generator.input_shape[-1])
+    drawn = generate(generator, count + len(images.test.images), run.seed + 1)
+    hyper = {key: value for key, value in run.row.items() if key not in OURS}
+    fresh = build(drawn.shape[1:], **hyper, seed=run.seed + 1).discriminator
+    reals = images.train.images[:: len(images.train.images) // count][:count]  # MNIST orders them by writer
+    accuracy = told_apart(fresh, (reals, drawn[:count]), (images.test.images, drawn[count:]), run.row["learning_rate"])
+    return own | last_outputs(read_log(run.folder)) | {"fresh discriminator: told right (share)": accuracy}
+
+
+def last_outputs(log):
+    """D's mean output over the last tenth of the training: one half each at the equilibrium (Goodfellow et al. 2014).
+
+    Of real images, of generated ones before D's update of the step and after it.
+    """
+    last = [row for row in log if int(row["step"]) > 0.9 * int(log[-1]["step"])]
+    return {f"last tenth: {name}": float(np.mean([float(row[name]) for row in last])) for name in
+            ("d_real", "d_fake_before", "d_fake_after")}  # fmt: skip
+
+
+def told_apart(discriminator, training, others, learning_rate):
+    """Trains a discriminator against a generator that stands still, for a pass in batches of 64.
+
+    Args:
+        training, others: pairs of real and of generated images, uint8 (n, H, W, C).
+
+    Returns:
+        The share of `others` that it tells right, a mean over both kinds: 0.5 if it can't.
+    """
+    scaled = keras.Sequential([keras.layers.Rescaling(1 / 127.5, -1.0), discriminator])
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    scaled.compile(keras.optimizers.Adam(learning_rate, 0.5), loss, jit_compile=False)
+    images, labels = np.concatenate(training), np.repeat([[1.0], [0.0]], [len(part) for part in training], axis=0)
+    scaled.fit(data.batches(images, 64, 0, 0, len(images) // 64, labels), verbose=0)
+    real, generated = (scaled.predict(part, batch_size=500, verbose=0) > 0 for part in others)
+    return float((real.mean() + 1 - generated.mean()) / 2)
 
 
 if __name__ == "__main__":

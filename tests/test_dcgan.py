@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from common import data, fid, run
+from dcgan import test as measuring
 from dcgan import train
 
 ROW = {key: value for key, value in train.RUNS["mnist"].items() if key not in run.OURS} | {"learning_rate": 2e-3}
@@ -142,6 +143,23 @@ def test_generate_is_in_inference_mode():
     assert drawn.shape == (5, 32, 32, 1) and drawn.dtype == np.uint8
     np.testing.assert_array_equal(drawn, train.generate(generator, 5, 0))
     assert (drawn != train.generate(generator, 5, 1)).any()
+
+
+def test_last_outputs_by_hand():
+    columns = ("d_real", "d_fake_before", "d_fake_after")
+    log = [{"step": str(10 * i), **{name: str(i + j) for j, name in enumerate(columns)}} for i in range(1, 21)]
+    assert measuring.last_outputs(log) == {f"last tenth: {name}": 19.5 + j for j, name in enumerate(columns)}
+
+
+def test_a_fresh_discriminator_tells_noise_from_digits_and_not_digits_from_digits(digits):
+    images, noise = digits.train.images, np.random.default_rng(0).integers(0, 256, [3000, 32, 32, 1], np.uint8)
+
+    def share(generated):
+        pairs = (images[:1000], generated[:1000]), (images[1000:1700], generated[1000:1700])
+        return measuring.told_apart(build(width=8).discriminator, *pairs, 1e-3)
+
+    assert share(noise) > 0.95
+    assert share(images[1700:]) == pytest.approx(0.5, abs=0.06)
 
 
 def test_a_dcgan_learns(digits):

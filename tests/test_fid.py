@@ -76,6 +76,67 @@ def test_sharpness_by_hand():
     assert fid.sharpness(np.stack([ramp, dots])) == pytest.approx(expected / 2, rel=1e-5)
 
 
+def waves(*terms):
+    """An image of `terms`: amplitude in grey levels, cycles a pixel downwards and to the right."""
+    y, x = np.mgrid[:64, :64]
+    image = 128 + sum(a * np.sin(2 * np.pi * (v * y + u * x)) for a, v, u in terms)
+    return image.round().astype(np.uint8)[None, :, :, None]
+
+
+def test_high_frequencies_of_waves():
+    """A wave's energy goes with its amplitude's square; the diagonal of two low ones is high."""
+    assert fid.high_frequencies(waves((60, 0.125, 0))) < 1e-3
+    assert fid.high_frequencies(waves((60, 0, 0.375))) > 0.999 < fid.high_frequencies(waves((60, 0.2, 0.2)))
+    mixed = waves((60, 0, 0.125), (30, 0.375, 0))
+    assert fid.high_frequencies(mixed) == pytest.approx(900 / (3600 + 900), rel=0.01)
+    both = np.concatenate([waves((60, 0, 0.125)), waves((30, 0.375, 0))])
+    assert fid.high_frequencies(both) == pytest.approx(900 / (3600 + 900), rel=0.01)
+
+
+def test_classes_covered(digits):
+    images, labels = digits.test
+    assert fid.classes_covered(images, images, "mnist") == 10
+    assert fid.classes_covered(images[labels < 4], images, "mnist") == 4
+    few = np.concatenate([images[labels < 4][:300], images[labels == 7][:2]])  # 2 of 302: under a tenth of a tenth
+    assert fid.classes_covered(few, images, "mnist") == 4
+
+
+def test_interpolation_on_known_paths(monkeypatch):
+    """Features that are the four pixels: even and straight lines, then a jump in the middle, then none at all."""
+    inputs = keras.Input([2, 2, 1])
+    pixels = keras.layers.Flatten()(keras.ops.cast(inputs, "float32"))
+    classifier = keras.Model(inputs, [pixels, 10 * pixels])
+    monkeypatch.setattr(fid, "_classifier", lambda name: classifier)
+    rng = np.random.default_rng(0)
+    real = rng.integers(0, 256, [500, 2, 2, 1], np.uint8)
+
+    def even(codes):
+        return np.clip(np.round(128 + 25 * np.asarray(codes)), 0, 255).astype(np.uint8).reshape(-1, 2, 2, 1)
+
+    found = fid.interpolation(even, 4, real, "mnist", 0)
+    # An eighth of the distance of two points of N(0, I) in four dimensions: 2 Gamma(5/2) / Gamma(2) = 2.659.
+    assert found["latent path: a step of eight (feature distance)"] == pytest.approx(25 * 2.659 / 8, rel=0.03)
+    assert found["latent path: longest step (of the mean step)"] == pytest.approx(1, abs=0.12)  # whole grey levels
+    assert found["latent path: length (of its ends' distance)"] == pytest.approx(1, abs=0.03)
+    # The midpoints' variance is half the ends', whose is half of: FID = 4 (sd1 - sd2)^2 + the means'.
+    real_sd, real_mean = real.reshape(500, 4).std(0), real.reshape(500, 4).mean(0)
+    for name, sd in (("ends", 25.0), ("midpoints", 25 / 2**0.5)):
+        expected = ((real_sd - sd) ** 2).sum() + ((real_mean - 128) ** 2).sum()
+        assert found[f"latent path: FID of its {name} (classifier)"] == pytest.approx(expected, rel=0.05)
+    assert 0.25 < found["latent path: confidence at its midpoints"] <= 1
+
+    def jump(codes):
+        return np.where(np.asarray(codes)[:, :1] < 0, 0, 255).astype(np.uint8).repeat(4, 1).reshape(-1, 2, 2, 1)
+
+    found = fid.interpolation(jump, 4, real, "celeba", 0)
+    assert found["latent path: longest step (of the mean step)"] == pytest.approx(8)
+    assert found["latent path: length (of its ends' distance)"] == pytest.approx(1)
+    assert not any("confidence" in key for key in found)
+
+    found = fid.interpolation(lambda codes: np.full([len(codes), 2, 2, 1], 9, np.uint8), 4, real, "celeba", 0)
+    assert found["latent path: longest step (of the mean step)"] == 0
+
+
 def test_nearest_distance_by_hand():
     training = np.stack([np.full([4, 4, 1], value, np.uint8) for value in (0, 100, 200)])
     images = np.stack([np.full([4, 4, 1], value, np.uint8) for value in (90, 103, 255)])

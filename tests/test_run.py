@@ -99,6 +99,15 @@ def test_test_measures_and_draws(trained):
     grids = {"acgan": {"pairs"}, "infogan": {"categorical_1", "continuous_1", "continuous_2"}}
     figures = {"fid_by_step", "curves"} | grids.get(script, {"interpolation", "extrapolation"})
     own = metrics["own"]
+    if script in ("vae", "dcgan", "wgan"):
+        assert (
+            0
+            < own["latent path: confidence at its midpoints"]
+            <= 1
+            < own["latent path: length (of its ends' distance)"]
+        )
+    if script == "dcgan":
+        assert own["fresh discriminator: told right (share)"] > 0.9 > own["last tenth: d_real"] > 0
     if script == "infogan":
         assert own["code is the digit read (share)"] < 0.5
         digits = [key.split(": ")[1] for key in own["each code is the digit read (share)"]]

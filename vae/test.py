@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
-from common.run import read_log
+from common.run import latent_space, read_log
 from vae.train import CURVES, RUNS, bernoulli_loss, generate, kl_divergence, mean_squared_error, to_uint8
 
 # Of CelebA's 40: those of the reports, then some that cover much of a picture.
@@ -33,14 +33,12 @@ def report(run, networks, images):
     plots.pictures(panels, run.folder / "dev_sheet.png", run.title)
     del panels["dev images"]  # CelebA's may not be published
     plots.pictures(panels, run.folder / "decoded.png", run.title)
-    corners = tf.random.stateless_normal([4, decoder.input_shape[-1]], [run.seed, -3]).numpy()
-    plots.latent_grids(lambda codes: to_uint8(decoder, codes), corners, run.folder, run.title)
 
     logs = {name: read_log(folder) for name, folder in run.siblings(RUNS, images.source).items()}
     panels = {label: column for label, (column,) in CURVES.items() if column != "loss"}
     plots.compared(logs, panels, run.folder / "compared.png", "dev set")
 
-    own = {}
+    own = latent_space(run, images, lambda codes: to_uint8(decoder, codes), decoder.input_shape[-1])
     for name, part in (("dev", images.dev), ("test", images.test)):
         own |= numbers(decoder, name, part.images, *codes[name], run)
     # Burda et al. 2016, section 5.2: the units whose mean varies over the data by more than 0.01.

@@ -1,24 +1,23 @@
 """Measures a WGAN that train.py left, and draws its figures."""
 
-from common import plots, run  # before TensorFlow, whose start-up messages it keeps from the terminal
+from common import run  # before TensorFlow, whose start-up messages it keeps from the terminal
 
 # isort: split
 import numpy as np
-import tensorflow as tf
 
+from common.run import latent_space
 from wgan.train import CURVES, RUNS, generate, to_uint8
 
 
 def report(run, networks, images):
     """The latent grids; what the critic makes of images it was trained on, of others, and of generated ones."""
     generator, critic = networks["generator"], networks["critic"]
-    corners = tf.random.stateless_normal([4, generator.input_shape[-1]], [run.seed, -3]).numpy()
-    plots.latent_grids(lambda noise: to_uint8(generator, noise), corners, run.folder, run.title)
+    own = latent_space(run, images, lambda noise: to_uint8(generator, noise), generator.input_shape[-1])
     count = len(images.dev.images)
     sets = {name: part.images for name, part in images.splits().items()}
     # All over the training images, which MNIST orders by writer.
     sets["training"] = sets["training"][:: max(1, len(sets["training"]) // count)]
-    return critic_numbers(critic, sets | {"generated": generate(generator, count, run.seed)})
+    return own | critic_numbers(critic, sets | {"generated": generate(generator, count, run.seed)})
 
 
 def critic_numbers(critic, sets):
