@@ -111,13 +111,20 @@ def worth_keeping(result: dict, target: Path) -> bool:
     return all(now >= then for now, then in zip(*((r["images"]["training"], r["steps"]) for r in (result, there))))
 
 
-if __name__ == "__main__":
-    for path in sorted(Path(os.environ.get("RUNS_DIR") or data.ROOT / "runs").glob("*/*/metrics.json")):
-        result = json.loads(path.read_text())
-        target = RESULTS / result["model"] / path.parent.name
-        if worth_keeping(result, target):
-            keep(path.parent, target)
+def collect(folders: list[Path], parent: Path, rehearsal: bool = False) -> None:
+    """Keeps what is worth it of the runs in `folders` in `parent`/<model>/<run>; of a rehearsal everything."""
+    for folder in folders:
+        result = json.loads((folder / "metrics.json").read_text())
+        name = re.sub(r"-steps\d+$", "", folder.name) if rehearsal else folder.name
+        target = parent / result["model"] / name
+        if rehearsal or worth_keeping(result, target):
+            keep(folder, target)
             print(f"kept {target}")
+
+
+if __name__ == "__main__":
+    runs = Path(os.environ.get("RUNS_DIR") or data.ROOT / "runs")
+    collect(sorted(path.parent for path in runs.glob("*/*/metrics.json")), RESULTS)
     readme = data.ROOT / "README.md"
     before, rest = readme.read_text().split(START)
     with data.whole(readme) as draft:

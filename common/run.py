@@ -77,7 +77,11 @@ def select(runs: dict, function: Callable) -> Run:
         UserError: there is no such row, or a variable is not a number.
     """
     script = Path(inspect.getfile(function)).resolve().parent
-    name = " ".join(sys.argv[1:]) or next(iter(runs))
+    return named(script, runs, " ".join(sys.argv[1:]) or next(iter(runs)))
+
+
+def named(script: Path, runs: dict, name: str) -> Run:
+    """As `select`, of a script's folder and the name of a row."""
     if name not in runs:
         raise data.UserError(f"no run {name!r} in {script.name}: choose one of {', '.join(runs)}")
     seed, steps = number("SEED", 0, 0), number("STEPS", runs[name]["steps"], 1)
@@ -341,7 +345,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         images = data.load(run.row["dataset"])
         if not worker:  # of several workers the chief alone writes
             make_folder(run)
-        state = begin(run, images)
+        state = begin(run, images.source)
         describe(run, images)
         if count > 1:
             which = f" of {workers} workers; this is worker {worker}" if workers > 1 else ""
@@ -394,13 +398,13 @@ def make_folder(run: Run) -> None:
         raise data.UserError(f"cannot write to {run.folder} ({error.strerror}): set RUNS_DIR to a folder") from error
 
 
-def begin(run: Run, images: data.Dataset) -> State:
-    """The state to go on from.
+def begin(run: Run, source: str) -> State:
+    """The state to go on from, with the images that `source` names.
 
     Raises:
         UserError: the folder holds another run.
     """
-    row = {key: value for key, value in run.row.items() if key != "reported"} | {"images": images.source}
+    row = {key: value for key, value in run.row.items() if key != "reported"} | {"images": source}
     state = read_state(run.folder) or State(0, 0.0, row, run.seed)
     now, then = ({**r, "seed": seed} for r, seed in ((row, run.seed), (state.row, state.seed)))
     if now["images"] != then.get("images"):

@@ -118,7 +118,7 @@ def test_interpolation_on_known_paths(monkeypatch):
     assert found["latent path: a step of eight (feature distance)"] == pytest.approx(25 * 2.659 / 8, rel=0.03)
     assert found["latent path: longest step (of the mean step)"] == pytest.approx(1, abs=0.12)  # whole grey levels
     assert found["latent path: length (of its ends' distance)"] == pytest.approx(1, abs=0.03)
-    # The midpoints' variance is half the ends', whose is half of: FID = 4 (sd1 - sd2)^2 + the means'.
+    # Independent pixels: the sum of (sd1 - sd2)^2 + (mean1 - mean2)^2. A midpoint's variance is half an end's.
     real_sd, real_mean = real.reshape(500, 4).std(0), real.reshape(500, 4).mean(0)
     for name, sd in (("ends", 25.0), ("midpoints", 25 / 2**0.5)):
         expected = ((real_sd - sd) ** 2).sum() + ((real_mean - 128) ** 2).sum()

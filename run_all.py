@@ -1,0 +1,174 @@
+"""Trains and tests the rows of all scripts, one after the other: ./run_all.sh [word ...]
+
+Takes the rows whose names hold all the words ("vae mnist_z10"; without a word all rows), and of these does what is
+missing: it can be stopped and called again at any time. A row that fails does not keep the others. DATA_DIR, RUNS_DIR,
+SEED and STEPS are those of the scripts; with STEPS it is a rehearsal, whose results and page stay in RUNS_DIR.
+"""
+
+from common import data, results, run  # before TensorFlow, whose start-up messages it keeps from the terminal
+
+# isort: split
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import page
+
+ROOT = Path(__file__).resolve().parent
+TESTING = 90  # seconds of a test.py, about
+
+
+class Job(NamedTuple):
+    run: run.Run
+    source: str | None  # what the images are called; None where they are not there
+    calls: list  # of train.py and test.py, what is missing
+    seconds: float | None  # that it will take; None if nobody knows
+
+
+def plan(words):
+    """The jobs of the rows whose names hold all `words`; why datasets are not there, by name."""
+    chosen = []
+    for script in sorted(path.parent for path in ROOT.glob("*/train.py")):
+        runs = import_module(f"{script.name}.train").RUNS
+        names = [name for name in runs if all(word in f"{script.name} {name}" for word in words)]
+        chosen += [run.named(script, runs, name) for name in names]
+    if not chosen:
+        raise data.UserError(f"no row's name holds {' and '.join(words)}: without a word, ./run_all.sh takes all rows")
+    sources, why = {}, {}
+    for dataset in sorted({each.row["dataset"] for each in chosen}):
+        try:
+            sources[dataset] = data.load(dataset).source
+        except data.UserError as error:
+            why[dataset] = error
+    jobs = []
+    for each in chosen:
+        source = sources.get(each.row["dataset"])
+        calls = missing(each, source) if source else []
+        left = seconds_left(each) if "train.py" in calls else 0.0
+        jobs.append(Job(each, source, calls, None if left is None else left + TESTING * ("test.py" in calls)))
+    return jobs, why
+
+
+def missing(each, source):
+    """What of a run is to be called: train.py and test.py, or test.py, or none."""
+    try:
+        state = run.begin(each, source)
+    except data.UserError:
+        return ["train.py"]  # which says it
+    if state.step < each.steps:
+        return ["train.py", "test.py"]
+    try:
+        metrics = json.loads((each.folder / "metrics.json").read_text())
+        return [] if metrics["steps"] == state.step else ["test.py"]
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
+        return ["test.py"]
+
+
+def seconds_left(each):
+    """An estimate of the training that is left, by the run's own pace or that in results/; None where neither is."""
+    try:
+        state = run.read_state(each.folder)
+        if state and state.step:
+            return (each.steps - state.step) * state.seconds / state.step
+        told = json.loads((ROOT / "results" / each.script.name / each.name / "metrics.json").read_text())
+        return each.steps * told["seconds"] / told["steps"]
+    except (data.UserError, OSError, ValueError, KeyError):
+        return None
+
+
+def about(seconds):
+    return f"{round(seconds / 3600):,} hours" if seconds > 36_000 else f"{round(seconds / 60)} minutes"
+
+
+def show(jobs, why):
+    """What will be done."""
+    todo = [job for job in jobs if job.calls]
+    unknown = sum(job.seconds is None for job in todo)
+    print(f"{len(jobs)} rows, {len(todo)} to do: about {about(sum(job.seconds or 0 for job in todo))} by the pace "
+          f"of results/{f', without {unknown} rows of unknown pace' if unknown else ''}")  # fmt: skip
+    for job in jobs:
+        what = " and ".join(job.calls) or ("done" if job.source else f"no {job.run.row['dataset']}")
+        if job.seconds:
+            what += f", about {about(job.seconds)}"
+        print(f"  {job.run.title:26} {job.run.steps:>8,} steps  {what}")
+    for dataset, error in why.items():
+        print(f"  without {dataset}: {error}")
+    print(flush=True)
+
+
+class Caller:
+    """Calls scripts one after the other; Ctrl-C and SIGTERM stop the one that runs, as they stop it by itself."""
+
+    def __init__(self):
+        self.process = self.stopped_by = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.stop)
+
+    def stop(self, number, frame):
+        self.stopped_by = number
+        if self.process:
+            self.process.send_signal(number)
+
+    def __call__(self, each, file, log):
+        """Shows and logs what train.py or test.py prints; returns its exit code and its last line."""
+        last = ""
+        # In a session of its own the terminal's Ctrl-C does not reach it twice.
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", each.script / file, each.name],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+        )  # fmt: skip
+        with self.process:
+            if self.stopped_by:
+                self.process.send_signal(self.stopped_by)
+            for line in self.process.stdout:
+                print(line, end="", flush=True)
+                print(line, end="", file=log, flush=True)
+                last = line.strip() or last
+        return self.process.returncode, last
+
+
+def main(words):
+    """Returns the exit code."""
+    jobs, why = plan(words)
+    show(jobs, why)
+    call, failed, todo = Caller(), [], [job for job in jobs if job.calls]
+    begun = time.monotonic()
+    for number, job in enumerate(todo, 1):
+        left = sum(later.seconds or 0 for later in todo[number - 1 :])
+        print(f"=== {number} of {len(todo)}: {job.run.title}; {about(time.monotonic() - begun)} so far, about "
+              f"{about(left)} to go", flush=True)  # fmt: skip
+        path = job.run.folder.parent / f"{job.run.folder.name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as log:
+            for file in job.calls:
+                code, last = call(job.run, file, log)
+                if code:
+                    break
+        if call.stopped_by:
+            print("stopped; the same command goes on")
+            return 128 + call.stopped_by
+        if code:
+            failed.append(f"{job.run.title}: {file} ended with exit code {code}: {last} (all of it: {path})")
+    folder, steps = ROOT, os.environ.get("STEPS")
+    if steps:
+        folder = jobs[0].run.folder.parent.parent / f"rehearsal-steps{steps}"
+    done = [job.run.folder for job in jobs if job.source and not missing(job.run, job.source)]
+    results.collect(done, folder / "results", rehearsal=bool(steps))
+    page.write(folder)
+    print(f"=== {len(done)} of {len(jobs)} rows are trained and tested; the page is {folder / 'RESULTS.md'}")
+    for dataset in why:
+        print(f"without {dataset}: {', '.join(job.run.title for job in jobs if job.run.row['dataset'] == dataset)}")
+    for line in failed:
+        print(f"FAILED {line}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    with run.one_line_errors():
+        sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,230 @@
+"""The reproduction of two tiny rows, stopped and called again, beside one that fails and one without data."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import page
+from common.data import ROOT
+
+TRAIN = """
+from common import run
+import vae.train
+from vae.train import CURVES, generate
+
+ROW = vae.train.RUNS["mnist_z3"] | {"steps": 300}
+RUNS = {
+    "first": ROW, "broken": ROW | {"network": "Z"}, "faces": ROW | {"dataset": "celeba"}, "second": ROW | {"steps": 10}
+}
+
+def build(*arguments, **options):
+    return vae.train.build(*arguments, **options)
+
+if __name__ == "__main__":
+    run.train(RUNS, build, generate, CURVES)
+"""
+TEST = """
+from common import run
+from tiny.train import CURVES, RUNS, generate
+
+def report(run, networks, images):
+    return {"dev ELBO (nats)": -1.0}
+
+run.test(RUNS, ("decoder",), generate, CURVES, report)
+"""
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Starts run_all.sh of a project with one script, from another folder."""
+    project = tmp_path / "tiny prøject"
+    (project / "tiny").mkdir(parents=True)
+    for name in ("run_all.sh", "run_all.py", "page.py"):
+        shutil.copy(ROOT / name, project)
+    (project / "tiny" / "train.py").write_text(TRAIN)
+    (project / "tiny" / "test.py").write_text(TEST)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"RUNS_DIR": str(tmp_path / "runs"), "PYTHONPATH": str(project), "PATH": path}
+
+    def start(*words, **variables):
+        return subprocess.Popen(
+            [project / "run_all.sh", *words], env=environment | variables, cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    start.project = project
+    return start
+
+
+def test_stopped_in_the_middle_and_called_again(call, tmp_path):
+    with call() as process:
+        text = ""
+        for line in process.stdout:
+            text += line
+            if line.startswith("  step "):
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "4 rows, 3 to do" in text and "=== 1 of 3: tiny first" in text and "no celeba" in text
+    assert text.rstrip().endswith("stopped; the same command goes on")
+    assert not (tmp_path / "runs" / "tiny" / "first" / "metrics.json").exists()
+
+    with call() as process:
+        text, errors = process.communicate()
+    assert process.returncode == 1, errors
+    assert "going on from step" in text
+    assert "=== 2 of 4 rows are trained and tested" in text and "without celeba: tiny faces" in text
+    assert "FAILED tiny broken: train.py ended with exit code 1: KeyError: 'Z'" in text
+    table = (call.project / "RESULTS.md").read_text().split("## The reports' figures")[0]
+    assert "| `tiny` `first` | " in table and "| `tiny` `second` | " in table and "faces" not in table
+    assert (call.project / "results" / "tiny" / "second" / "decoder.keras").exists()
+    log = (tmp_path / "runs" / "tiny" / "first.log").read_text()
+    assert "stopping after this step" in log and "done: metrics.json" in log
+
+    with call("tiny", "st") as process:
+        text, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "1 rows, 0 to do" in text and "===" not in text.split("=== 1 of 1 rows")[0]
+
+
+def test_a_rehearsal_stays_apart(call, tmp_path):
+    with call("second", STEPS="2") as process:
+        errors = process.communicate()[1]
+    assert process.returncode == 0, errors
+    assert not (call.project / "RESULTS.md").exists() and not (call.project / "results").exists()
+    assert "| `tiny` `second` | " in (tmp_path / "runs" / "rehearsal-steps2" / "RESULTS.md").read_text()
+
+
+def test_words_that_match_nothing(call):
+    with call("second", "stylegan") as process:
+        errors = process.communicate()[1]
+    assert process.returncode == 2
+    assert errors == "error: no row's name holds second and stylegan: without a word, ./run_all.sh takes all rows\n"
+
+
+METRICS = {
+    "FID (classifier)": 50.0, "KID (classifier)": 1.5, "KID standard error": 0.25, "precision": 0.5, "recall": 0.25,
+    "FID (Inception)": None, "sharpness": 0.1, "high frequencies (share of energy)": 0.05, "classes covered": 10,
+    "nearest training image (grey levels)": 30.0,
+}  # fmt: skip
+
+
+def write(folder, model, run, own=None, seed=0, dataset="MNIST", **metrics):
+    result = {
+        "model": model, "run": run, "dataset": dataset, "images": {"training": 55_000, "dev": 5_000, "test": 10_000},
+        "steps": 300, "steps_planned": 25_000, "seed": seed, "metrics": METRICS | metrics, "own": own or {},
+        "real dev images": METRICS | {"recall": 0.9}, "reported": {"A": {"FID": 25.411}},
+    }  # fmt: skip
+    path = folder / "results" / model / (run + f"-seed{seed}" * (seed > 0))
+    path.mkdir(parents=True)
+    (path / "metrics.json").write_text(json.dumps(result))
+    return path / "metrics.json"
+
+
+def text(folder):
+    return page.text(page.Results(folder / "results"))
+
+
+def cells(folder, start):
+    (line,) = [line for line in text(folder).splitlines() if line.startswith(start)]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_shows_medians_and_what_is_damaged(tmp_path):
+    for seed, value in enumerate((7.0, 5.0, 9.0)):
+        own = {"code is the digit read (share)": value / 10}
+        write(tmp_path, "infogan", "mnist", own, seed, **{"FID (classifier)": value})
+    write(tmp_path, "dcgan", "mnist")
+    write(tmp_path, "wgan", "mnist").write_text('{"model": "wgan", "run": "mn')
+    write(tmp_path, "acgan", "mnist").write_text('{"model": "acgan", "run": "mnist"}')
+    row = cells(tmp_path, "| `infogan` `mnist` | MNIST")
+    assert row[:6] == ["`infogan` `mnist`", "MNIST: 55,000, 5,000, 10,000", "300 of 25,000", "0, 1, 2", "unmeasured",
+                       "7.00 (5.00 to 9.00)"]  # fmt: skip
+    assert row[-2:] == ["code is the digit 70.0% (50.0% to 90.0%)", "A: FID 25.411"]
+    assert cells(tmp_path, "| `dcgan` `mnist` | MNIST")[5] == "50.00"
+    last = text(tmp_path).splitlines()[-1]
+    assert "can't be read" in last and "wgan/mnist" in last and "acgan/mnist" in last and "dcgan" not in last
+
+
+def test_a_page_of_nothing(tmp_path):
+    assert text(tmp_path).count("unmeasured") > 20
+
+
+def test_the_latent_dimensions_sentence(tmp_path):
+    def vae(size, fid, kl):
+        own = {"dev ELBO (nats)": -100.0 - kl, "dev reconstruction (nats)": 100.0 - kl, "dev KL (nats)": kl}
+        write(tmp_path, "vae", f"mnist_z{size}", own | {"active units": size // 2}, **{"FID (classifier)": fid})
+
+    for size, fid, kl in ((3, 90.0, 0.1), (10, 80.0, 15.0), (64, 70.0, 20.0)):
+        vae(size, fid, kl)
+    assert "lowest with" not in text(tmp_path)
+    vae(100, 60.0, 25.0)
+    said = text(tmp_path)
+    assert "The FID is lowest with 100 dimensions (A's and E's are with 100: this agrees)" in said
+    assert "the dev ELBO highest with 3. Reconstruction is best with 100 and worst with 3" in said
+    assert "With 3 it is 0.1 nats (A saw it fall to about 0: this agrees). Of 64 units 32 are active, of 100 50" in said
+    assert cells(tmp_path, "| `vae` `mnist_z10` | 80.0")[1:] == ["80.0", "-115.00", "85.00", "15.00", "5"]
+
+
+@pytest.mark.parametrize(("values", "answer"), [((0.52, 0.49, 0.47, 0.51), "yes"), ((0.85, 0.16, 0.1, 0.99), "no")])
+def test_the_equilibriums_sentence(tmp_path, values, answer):
+    keys = "last tenth: d_real", "last tenth: d_fake_before", "last tenth: d_fake_after"
+    write(tmp_path, "dcgan", "mnist", dict(zip((*keys, "fresh discriminator: told right (share)"), values)))
+    said = text(tmp_path)
+    assert f"On MNIST {answer}: over the last tenth" in said
+    if answer == "no":
+        assert "D(x) is +0.35 and D(G(z)) -0.34 from one half, and D's own update moves D(G(z)) by -0.06" in said
+        assert "tells 99% of new images right" in said and "Ours agrees with A" in said
+
+
+def test_the_blurs_sentence(tmp_path):
+    write(tmp_path, "vae", "mnist_z100", sharpness=0.05, **{"high frequencies (share of energy)": 0.01})
+    write(tmp_path, "dcgan", "mnist")
+    assert (
+        "On MNIST the VAE by the variance of the Laplacian (0.050 for the VAE, 0.100 for the GAN), and the VAE by the "
+        "spectrum's tail (1.00% of the energy and 5.00%). (A found the VAE blurrier: this agrees.)"
+    ) in text(tmp_path)
+
+
+def test_the_smoothnesss_sentence(tmp_path):
+    names = ["a step of eight (feature distance)", "longest step (of the mean step)", "length (of its ends' distance)",
+             "FID of its ends (classifier)", "FID of its midpoints (classifier)", "confidence at its ends",
+             "confidence at its midpoints"]  # fmt: skip
+    keys = [f"latent path: {name}" for name in names]
+    write(tmp_path, "vae", "mnist_z100", dict(zip(keys, (2.0, 1.5, 1.2, 100.0, 150.0, 0.99, 0.8))))
+    write(tmp_path, "dcgan", "mnist", dict(zip(keys, (3.0, 2.5, 1.2, 40.0, 80.0, 0.99, 0.9))))
+    said = text(tmp_path)
+    assert "the FID is 1.50 and 2.00 times that of the ends" in said
+    assert "By steps this agrees, by the classifier's confidence it differs" in said
+
+
+def test_the_collapses_sentence(tmp_path):
+    write(tmp_path, "dcgan", "mnist", recall=0.1, **{"classes covered": 8})
+    write(tmp_path, "acgan", "mnist", **{"nearest training image (grey levels)": 12.0})
+    write(tmp_path, "dcgan", "celeba_z100", dataset="13,859 CelebA faces", **{"classes covered": None})
+    said = text(tmp_path)
+    assert "Fewer than ten classes: `dcgan mnist` (8). The least varied is `dcgan mnist`, recall 0.100" in said
+    assert "Nearest to the training images is `acgan mnist`, 12.0 grey levels" in said
+
+
+def test_the_sentences_of_cifar10(tmp_path):
+    dataset = "16,000 CIFAR-10 images"
+    for name, mse, kl in (("beta2", 0.03, 6.0), ("beta4", 0.04, 4.0), ("beta6", 0.05, 3.0)):
+        write(tmp_path, "vae", f"cifar10_{name}", {"test MSE": mse, "test KL (nats)": kl}, dataset=dataset)
+    for name, fid in (("div", 14.0), ("gp", 15.0)):
+        write(tmp_path, "wgan", f"cifar10_{name}", dataset=dataset, **{"FID (classifier)": fid})
+    said = text(tmp_path)
+    assert "After 300 and 300 steps the FID is 14.00 with WGAN-DIV and 15.00 with WGAN-GP." in said
+    assert "the test MSE is 0.0300, 0.0400, 0.0500 and the KL 6.00, 4.00, 3.00 nats: as D saw." in said
+
+
+def test_every_row_that_is_named_is_there():
+    from importlib import import_module
+
+    for _, _, model, run, _ in page.FIGURES:
+        assert run in import_module(f"{model}.train").RUNS
