@@ -241,7 +241,7 @@ def classes_covered(images: np.ndarray, reference: np.ndarray, name: str) -> int
     return int((found >= 0.1 * known).sum())
 
 
-def interpolation(to_images: Callable, latent_dim: int, real: np.ndarray, name: str, seed: int, count: int = 1000):
+def interpolation(to_images: Callable, latent_dim: int, real: np.ndarray, name: str, seed: int, count: int):
     """How smooth the way between two random codes is, and whether it stays on images like the real ones.
 
     Straight lines between `count` pairs of codes of N(0, I), in eight steps, seen in the classifier's features.

@@ -473,7 +473,8 @@ def latent_space(run: Run, images: data.Dataset, to_images: Callable, latent_dim
     """
     corners = tf.random.stateless_normal([4, latent_dim], [run.seed, -3]).numpy()
     plots.latent_grids(to_images, corners, run.folder, run.title)
-    return fid.interpolation(to_images, latent_dim, images.test.images, run.row["dataset"], run.seed)
+    real = images.test.images
+    return fid.interpolation(to_images, latent_dim, real, run.row["dataset"], run.seed, min(1000, len(real)))
 
 
 def beside(run: Run, runs: dict, source: str, by_step: dict[int, float]) -> dict[str, dict[int, float]]:

@@ -45,7 +45,8 @@ def told_apart(discriminator, training, others, learning_rate):
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     scaled.compile(keras.optimizers.Adam(learning_rate, 0.5), loss, jit_compile=False)
     images, labels = np.concatenate(training), np.repeat([[1.0], [0.0]], [len(part) for part in training], axis=0)
-    scaled.fit(data.batches(images, 64, 0, 0, len(images) // 64, labels), verbose=0)
+    size = min(64, len(images))
+    scaled.fit(data.batches(images, size, 0, 0, len(images) // size, labels), verbose=0)
     real, generated = (scaled.predict(part, batch_size=500, verbose=0) > 0 for part in others)
     return float((real.mean() + 1 - generated.mean()) / 2)
 

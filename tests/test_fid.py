@@ -113,7 +113,7 @@ def test_interpolation_on_known_paths(monkeypatch):
     def even(codes):
         return np.clip(np.round(128 + 25 * np.asarray(codes)), 0, 255).astype(np.uint8).reshape(-1, 2, 2, 1)
 
-    found = fid.interpolation(even, 4, real, "mnist", 0)
+    found = fid.interpolation(even, 4, real, "mnist", 0, 1000)
     # An eighth of the distance of two points of N(0, I) in four dimensions: 2 Gamma(5/2) / Gamma(2) = 2.659.
     assert found["latent path: a step of eight (feature distance)"] == pytest.approx(25 * 2.659 / 8, rel=0.03)
     assert found["latent path: longest step (of the mean step)"] == pytest.approx(1, abs=0.12)  # whole grey levels
@@ -128,12 +128,12 @@ def test_interpolation_on_known_paths(monkeypatch):
     def jump(codes):
         return np.where(np.asarray(codes)[:, :1] < 0, 0, 255).astype(np.uint8).repeat(4, 1).reshape(-1, 2, 2, 1)
 
-    found = fid.interpolation(jump, 4, real, "celeba", 0)
+    found = fid.interpolation(jump, 4, real, "celeba", 0, 1000)
     assert found["latent path: longest step (of the mean step)"] == pytest.approx(8)
     assert found["latent path: length (of its ends' distance)"] == pytest.approx(1)
     assert not any("confidence" in key for key in found)
 
-    found = fid.interpolation(lambda codes: np.full([len(codes), 2, 2, 1], 9, np.uint8), 4, real, "celeba", 0)
+    found = fid.interpolation(lambda codes: np.full([len(codes), 2, 2, 1], 9, np.uint8), 4, real, "celeba", 0, 50)
     assert found["latent path: longest step (of the mean step)"] == 0
 
 

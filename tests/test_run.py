@@ -107,7 +107,8 @@ def test_test_measures_and_draws(trained):
             < own["latent path: length (of its ends' distance)"]
         )
     if script == "dcgan":
-        assert own["fresh discriminator: told right (share)"] > 0.9 > own["last tenth: d_real"] > 0
+        assert own["fresh discriminator: told right (share)"] > 0.9  # of one that has hardly learnt
+        assert 0 < own["last tenth: d_fake_before"] < own["last tenth: d_real"] < 1
     if script == "infogan":
         assert own["code is the digit read (share)"] < 0.5
         digits = [key.split(": ")[1] for key in own["each code is the digit read (share)"]]
