@@ -5,6 +5,7 @@ On a CPU a run is a function of its row and its seed: stopped at any moment and 
 
 import contextlib
 import csv
+import fcntl
 import importlib.metadata
 import inspect
 import json
@@ -17,7 +18,7 @@ import signal
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -333,7 +334,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         generate: `generate(network, count, seed)` draws uint8 images (count, H, W, C) from the first of `networks()`.
         curves: the panels of curves.png, the columns of log.csv by the label of their axis.
     """
-    with one_line_errors():
+    with one_line_errors(), contextlib.ExitStack() as held:
         run = select(runs, build)
         strategy = devices.strategy()
         count, (worker, workers) = strategy.num_replicas_in_sync, devices.worker(strategy)
@@ -344,7 +345,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
             )
         images = data.load(run.row["dataset"])
         if not worker:  # of several workers the chief alone writes
-            make_folder(run)
+            held.enter_context(own_folder(run))
         state = begin(run, images.source)
         describe(run, images)
         if count > 1:
@@ -383,11 +384,12 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         print(f"next: {run.command('test.py')}")
 
 
-def make_folder(run: Run) -> None:
-    """Makes the run's folder.
+@contextlib.contextmanager
+def own_folder(run: Run) -> Iterator[None]:
+    """Makes the run's folder, and holds it against another train.py, until the process ends if not before.
 
     Raises:
-        UserError: it can't be written to.
+        UserError: it can't be written to, or another train.py holds it.
     """
     try:
         for part in ("samples", "snapshots"):
@@ -396,6 +398,18 @@ def make_folder(run: Run) -> None:
         (run.folder / "samples" / "~").unlink()
     except OSError as error:
         raise data.UserError(f"cannot write to {run.folder} ({error.strerror}): set RUNS_DIR to a folder") from error
+    held = os.open(run.folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(held)
+        raise data.UserError(f"another train.py is at work in {run.folder}: wait for it, or set RUNS_DIR") from error
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def begin(run: Run, source: str) -> State:

@@ -204,6 +204,15 @@ def wait_for_line(process, text):
     raise AssertionError(f"{text!r} never came: {read} {process.stderr.read()}")
 
 
+def test_a_second_one_of_the_same_row_is_refused(tmp_path):
+    with start(tmp_path, "vae/train.py", STEPS="20000") as process:
+        wait_for_line(process, "  step ")
+        code, _, err = call(tmp_path, "vae/train.py", STEPS="20000")
+        assert process.poll() is None
+        process.kill()
+    is_one_line(code, err, "another train.py is at work in", tmp_path / "runs" / "vae" / "mnist_z100-steps20000")
+
+
 def test_a_finished_run_is_not_trained_again(trained):
     script, run, _ = trained
     before = (run / "checkpoint.weights.h5").read_bytes()
