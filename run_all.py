@@ -8,7 +8,6 @@ SEED and STEPS are those of the scripts; with STEPS it is a rehearsal, whose res
 from common import data, results, run  # before TensorFlow, whose start-up messages it keeps from the terminal
 
 # isort: split
-import json
 import os
 import signal
 import subprocess
@@ -63,11 +62,9 @@ def missing(each, source):
         return ["train.py"]  # which says it
     if state.step < each.steps:
         return ["train.py", "test.py"]
-    try:
-        metrics = json.loads((each.folder / "metrics.json").read_text())
-        return [] if metrics["steps"] == state.step else ["test.py"]
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
-        return ["test.py"]
+    metrics = results.read(each.folder / "metrics.json") or {}
+    measured = metrics.get("steps"), metrics.get("dataset"), metrics.get("measures")
+    return [] if measured == (state.step, source, run.MEASURES) else ["test.py"]
 
 
 def seconds_left(each):
@@ -76,10 +73,10 @@ def seconds_left(each):
         state = run.read_state(each.folder)
         if state and state.step:
             return (each.steps - state.step) * state.seconds / state.step
-        told = json.loads((ROOT / "results" / each.script.name / each.name / "metrics.json").read_text())
-        return each.steps * told["seconds"] / told["steps"]
-    except (data.UserError, OSError, ValueError, KeyError):
+    except data.UserError:
         return None
+    told = results.read(ROOT / "results" / each.script.name / each.name / "metrics.json")
+    return each.steps * told["seconds"] / told["steps"] if told and told["steps"] else None
 
 
 def about(seconds):
@@ -103,17 +100,38 @@ def show(jobs, why):
 
 
 class Caller:
-    """Calls scripts one after the other; Ctrl-C and SIGTERM stop the one that runs, as they stop it by itself."""
+    """Calls scripts one after the other; what stops it stops the one that runs, as it is stopped by itself."""
 
     def __init__(self):
         self.process = self.stopped_by = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.stop)
+        self.handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        for number, handler in self.handlers.items():
+            if handler is not signal.SIG_IGN:  # nohup's SIGHUP
+                signal.signal(number, self.stop)
+
+    def close(self):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
     def stop(self, number, frame):
         self.stopped_by = number
         if self.process:
-            self.process.send_signal(number)
+            self.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    def wait(self, each):
+        """Until no other train.py is at work in the run's folder, as after a run_all.sh that was killed."""
+        said = False
+        while not self.stopped_by:
+            try:
+                with run.own_folder(each):
+                    return
+            except run.InUse:
+                if not said:
+                    print(f"waiting for another train.py, which is at work in {each.folder}", flush=True)
+                said = True
+                time.sleep(1)
+            except data.UserError:
+                return  # train.py says it
 
     def __call__(self, each, file, log):
         """Shows and logs what train.py or test.py prints; returns its exit code and its last line."""
@@ -124,8 +142,8 @@ class Caller:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
         )  # fmt: skip
         with self.process:
-            if self.stopped_by:
-                self.process.send_signal(self.stopped_by)
+            if self.stopped_by:  # before it was there
+                self.process.terminate()
             for line in self.process.stdout:
                 print(line, end="", flush=True)
                 print(line, end="", file=log, flush=True)
@@ -137,24 +155,30 @@ def main(words):
     """Returns the exit code."""
     jobs, why = plan(words)
     show(jobs, why)
-    call, failed, todo = Caller(), [], [job for job in jobs if job.calls]
-    begun = time.monotonic()
+    todo, failed = [job for job in jobs if job.calls], []
+    begun, call = time.monotonic(), Caller()
     for number, job in enumerate(todo, 1):
         left = sum(later.seconds or 0 for later in todo[number - 1 :])
         print(f"=== {number} of {len(todo)}: {job.run.title}; {about(time.monotonic() - begun)} so far, about "
               f"{about(left)} to go", flush=True)  # fmt: skip
         path = job.run.folder.parent / f"{job.run.folder.name}.log"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise data.UserError(
+                f"cannot write to {path.parent} ({error.strerror}): set RUNS_DIR to a folder"
+            ) from error
+        call.wait(job.run)
+        code = 0
         with open(path, "a") as log:
             for file in job.calls:
-                code, last = call(job.run, file, log)
-                if code:
-                    break
+                if not call.stopped_by and not code:
+                    code, last = call(job.run, file, log)
+                    if code and not call.stopped_by:
+                        failed.append(f"{job.run.title}: {file} ended with exit code {code}: {last} (see {path})")
         if call.stopped_by:
-            print("stopped; the same command goes on")
-            return 128 + call.stopped_by
-        if code:
-            failed.append(f"{job.run.title}: {file} ended with exit code {code}: {last} (all of it: {path})")
+            break
+    call.close()
     folder, steps = ROOT, os.environ.get("STEPS")
     if steps:
         folder = jobs[0].run.folder.parent.parent / f"rehearsal-steps{steps}"
@@ -166,6 +190,9 @@ def main(words):
         print(f"without {dataset}: {', '.join(job.run.title for job in jobs if job.run.row['dataset'] == dataset)}")
     for line in failed:
         print(f"FAILED {line}")
+    if call.stopped_by:
+        print("stopped; the same command goes on")
+        return 128 + call.stopped_by
     return 1 if failed else 0
 
 

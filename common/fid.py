@@ -221,12 +221,13 @@ def high_frequencies(images: np.ndarray) -> float:
     """The share of the grey image's spectral energy above half the Nyquist frequency: the spectrum's tail.
 
     The images' means are taken out first, and a Hann window fades their edges, which would else count as sharp ones.
+    Of images without contrast it says nothing: then rounding makes the spectrum, or it is 0.
     """
     x = _checked(images).mean(-1, dtype=np.float32)
     x = (x - x.mean((1, 2), keepdims=True)) * np.outer(np.hanning(x.shape[1]), np.hanning(x.shape[2]))
     energy = (np.abs(np.fft.fft2(x)) ** 2).sum(0)
     above = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, energy.shape), indexing="ij")) > 0.25  # cycles a pixel
-    return float(energy[above].sum() / energy.sum())
+    return float(energy[above].sum() / max(energy.sum(), 1e-9))
 
 
 def classes_covered(images: np.ndarray, reference: np.ndarray, name: str) -> int | None:

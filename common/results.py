@@ -6,6 +6,7 @@ a run of fewer images or steps than what is there, nor a picture with an image o
 not be published, and the latter states no terms.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -35,18 +36,31 @@ GENERATED = (
 )
 # The number of its own that the table shows of a model.
 OWN = {
-    "dev ELBO (nats)": "dev ELBO {:.2f} nats",
-    "test MSE": "test MSE {:.5f}",
-    "asked label read (share)": "label read {:.1%}",
-    "code is the digit read (share)": "code is the digit {:.1%}",
+    "dev ELBO (nats)": ("dev ELBO (nats)", ".2f"),
+    "test MSE": ("test MSE", ".5f"),
+    "asked label read (share)": ("label read", ".1%"),
+    "code is the digit read (share)": ("code is the digit", ".1%"),
 }
+# What every metrics.json has.
+KINDS = {
+    **dict.fromkeys(("model", "run", "dataset"), str), **dict.fromkeys(("steps", "steps_planned", "seed"), int),
+    **dict.fromkeys(("images", "metrics", "real dev images", "own", "reported"), dict), "seconds": (int, float),
+}  # fmt: skip
 START, END = "<!-- table: python -m common.results -->", "<!-- end of table -->"
 
 
+def read(path: Path) -> dict | None:
+    """A metrics.json; None where it is not there, or damaged."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        result = json.loads(path.read_text())
+        if all(isinstance(result[key], kind) for key, kind in KINDS.items()):
+            return result
+    return None
+
+
 def keep(folder: Path, target: Path) -> None:
-    """Copies a run's results from `folder` to `target`, small."""
+    """Copies a run's results from `folder` to `target`, small; the metrics last."""
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "metrics.json", target)
     shutil.copy(folder / "training.gif", target)
     digits = "MNIST" in json.loads((folder / "metrics.json").read_text())["dataset"]
     for picture in folder.glob("[!~]*.png"):  # in 128 colours they take a third of the space
@@ -66,6 +80,8 @@ def keep(folder: Path, target: Path) -> None:
             data.save_small(network, target / f"{name}.keras")
             if (target / f"{name}.keras").stat().st_size > 1_000_000:
                 (target / f"{name}.keras").unlink()
+    with data.whole(target / "metrics.json") as draft:
+        shutil.copy(folder / "metrics.json", draft)
 
 
 def table() -> str:
@@ -77,13 +93,14 @@ def table() -> str:
     order = {"mnist": 0, "cifar10": 1, "celeba": 2}
     paths = RESULTS.glob("*/*/metrics.json")
     for path in sorted(paths, key=lambda path: (order[re.match("[a-z0-9]+", path.parent.name)[0]], path)):
-        result = json.loads(path.read_text())
+        if (result := read(path)) is None:
+            continue
         name = f"`{result['model']}` `{result['run']}`" + f", seed {result['seed']}" * (result["seed"] != 0)
         steps = f"{result['steps']:,}"
         if result["steps"] < result["steps_planned"]:
             steps += f" of {result['steps_planned']:,}"
         lines.append([name, result["dataset"], steps, *numbers(result["metrics"])])
-        own = [pattern.format(result["own"][key]) for key, pattern in OWN.items() if key in result["own"]]
+        own = [f"{name} {result['own'][key]:{form}}" for key, (name, form) in OWN.items() if key in result["own"]]
         reported = [f"{report}: {k} {v}" for report, figures in result["reported"].items() for k, v in figures.items()]
         lines[-1] += [", ".join(own), f"{result['seconds'] / 60:.0f}", ", ".join(reported)]
         real[result["dataset"]] = result["real dev images"]
@@ -105,21 +122,31 @@ def worth_keeping(result: dict, target: Path) -> bool:
     """Whether a run is no rehearsal, and of no fewer images and steps than the one whose results are in `target`."""
     if "-steps" in target.name:
         return False
-    if not (target / "metrics.json").is_file():
+    there = read(target / "metrics.json")
+    if there is None:
         return True
-    there = json.loads((target / "metrics.json").read_text())
     return all(now >= then for now, then in zip(*((r["images"]["training"], r["steps"]) for r in (result, there))))
 
 
 def collect(folders: list[Path], parent: Path, rehearsal: bool = False) -> None:
     """Keeps what is worth it of the runs in `folders` in `parent`/<model>/<run>; of a rehearsal everything."""
     for folder in folders:
-        result = json.loads((folder / "metrics.json").read_text())
+        result = read(folder / "metrics.json")
+        if result is None:
+            print(f"not kept: {folder / 'metrics.json'} is damaged")
+            continue
         name = re.sub(r"-steps\d+$", "", folder.name) if rehearsal else folder.name
         target = parent / result["model"] / name
+        if result == read(target / "metrics.json"):
+            continue
         if rehearsal or worth_keeping(result, target):
-            keep(folder, target)
-            print(f"kept {target}")
+            try:
+                keep(folder, target)
+                print(f"kept {target}")
+            except (OSError, ValueError, IndexError) as error:  # a picture or the log is gone or damaged
+                print(f"not kept: {folder} ({error})")
+        else:
+            print(f"not kept: {target} is of more images or steps than {folder}")
 
 
 if __name__ == "__main__":

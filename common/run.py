@@ -37,6 +37,8 @@ keras.config.set_floatx("float32")
 tf.get_logger().setLevel("ERROR")
 
 CHECKPOINT = "checkpoint.weights.h5"
+# Counts up when test.py's measures change, so that run_all.sh calls it anew.
+MEASURES = 2
 # The keys of a row that are read here; so is batches_per_step, which is the model's too.
 OURS = ("dataset", "labels", "batch_size", "steps", "keep", "reported")
 
@@ -384,12 +386,17 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         print(f"next: {run.command('test.py')}")
 
 
+class InUse(data.UserError):
+    """A run's folder is held."""
+
+
 @contextlib.contextmanager
 def own_folder(run: Run) -> Iterator[None]:
     """Makes the run's folder, and holds it against another train.py, until the process ends if not before.
 
     Raises:
-        UserError: it can't be written to, or another train.py holds it.
+        UserError: it can't be written to.
+        InUse: another train.py holds it.
     """
     try:
         for part in ("samples", "snapshots"):
@@ -403,7 +410,7 @@ def own_folder(run: Run) -> Iterator[None]:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(held)
-        raise data.UserError(f"another train.py is at work in {run.folder}: wait for it, or set RUNS_DIR") from error
+        raise InUse(f"another train.py is at work in {run.folder}: wait for it, or set RUNS_DIR") from error
     except OSError:
         pass  # a file system without locks
     try:
@@ -565,6 +572,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
             "step measured": step,
             "seed": run.seed,
             "seconds": round(state.seconds, 1),
+            "measures": MEASURES,
             "extractors": {
                 "classifier": f"the {dataset} classifier of common/fid.py, 128 features",
                 "Inception": generated["FID (Inception)"] and "TF-GAN's Inception of TF-Hub, pool_3, 2048 features",

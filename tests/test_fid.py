@@ -87,6 +87,7 @@ def test_high_frequencies_of_waves():
     """A wave's energy goes with its amplitude's square; the diagonal of two low ones is high."""
     assert fid.high_frequencies(waves((60, 0.125, 0))) < 1e-3
     assert fid.high_frequencies(waves((60, 0, 0.375))) > 0.999 < fid.high_frequencies(waves((60, 0.2, 0.2)))
+    assert fid.high_frequencies(np.zeros([3, 32, 32, 1], np.uint8)) == 0
     mixed = waves((60, 0, 0.125), (30, 0.375, 0))
     assert fid.high_frequencies(mixed) == pytest.approx(900 / (3600 + 900), rel=0.01)
     both = np.concatenate([waves((60, 0, 0.125)), waves((30, 0.375, 0))])

@@ -14,17 +14,20 @@ METRICS = {
 }  # fmt: skip
 
 
+RESULT = {
+    "model": "vae", "run": "mnist_z10", "dataset": "MNIST", "steps": 25_000, "steps_planned": 25_000, "seed": 0,
+    "images": {"training": 55_000}, "seconds": 600.0, "metrics": METRICS,
+    "real dev images": METRICS | {"FID (classifier)": 2.0}, "own": {"dev ELBO (nats)": -101.234},
+    "reported": {"A": {"FID": 46.601}, "E": {"FID": 95.49}},
+}  # fmt: skip
+
+
 def make_run(folder):
     """A folder as train.py and test.py leave it, of a decoder that is not trained."""
     (folder / "samples").mkdir(parents=True)
     row = {key: value for key, value in vae.train.RUNS["mnist_z10"].items() if key not in run.OURS}
     vae.train.build((32, 32, 1), **row).networks()["decoder"].save(folder / "decoder.keras")
-    metrics = {
-        "model": "vae", "run": "mnist_z10", "dataset": "MNIST", "steps": 25_000, "steps_planned": 25_000, "seed": 0,
-        "seconds": 600.0, "metrics": METRICS, "real dev images": METRICS | {"FID (classifier)": 2.0},
-        "own": {"dev ELBO (nats)": -101.234}, "reported": {"A": {"FID": 46.601}, "E": {"FID": 95.49}},
-    }  # fmt: skip
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "metrics.json").write_text(json.dumps(RESULT))
     Image.fromarray(np.zeros([8, 8], np.uint8)).save(folder / "samples.png")
     for name in ("training.gif", "~draft.png", "encoder.keras"):
         (folder / name).write_bytes(b"picture")
@@ -54,7 +57,7 @@ def test_keep_and_table(tmp_path, monkeypatch):
     cells = [cell.strip() for cell in measured.strip("|").split("|")]
     assert cells[:3] == ["`vae` `mnist_z10`", "MNIST", "25,000"]
     assert cells[3:] == [
-        "12.35", "1.50 ± 0.25", "0.500", "0.250", "0.125", "unmeasured", "dev ELBO -101.23 nats", "10",
+        "12.35", "1.50 ± 0.25", "0.500", "0.250", "0.125", "unmeasured", "dev ELBO (nats) -101.23", "10",
         "A: FID 46.601, E: FID 95.49",
     ]  # fmt: skip
     assert "2.00" in floor and "real" in floor
@@ -64,8 +67,7 @@ def test_keep_and_table(tmp_path, monkeypatch):
 def test_faces_are_not_published(tmp_path, monkeypatch):
     """Nor is a network of more than a megabyte; and the steps done of a run that is not at its end are said."""
     make_run(tmp_path / "run")
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    metrics |= {"run": "celeba_z512", "dataset": "13,859 CelebA faces", "steps": 300, "own": {"test MSE": 0.01}}
+    metrics = RESULT | {"run": "celeba_z512", "dataset": "13,859 CelebA faces", "steps": 300, "own": {"test MSE": 0.01}}
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
     for name in ("reconstructions", "dev_sheet", "decoded", "pairs", "categorical_1", "samples_and_real"):
         Image.fromarray(np.zeros([8, 8], np.uint8)).save(tmp_path / "run" / f"{name}.png")
@@ -84,13 +86,35 @@ def test_what_is_worth_keeping(tmp_path):
     """Nothing of fewer images or steps than what is there, and no rehearsal."""
     target = tmp_path / "mnist_z10"
     target.mkdir()
-    there = {"images": {"training": 55_000}, "steps": 20_000}
+    there = RESULT | {"steps": 20_000}
     assert results.worth_keeping(there, target)
     (target / "metrics.json").write_text(json.dumps(there))
-    assert results.worth_keeping(there, target) and results.worth_keeping(there | {"steps": 25_000}, target)
+    assert results.worth_keeping(there, target) and results.worth_keeping(RESULT, target)
     assert not results.worth_keeping(there | {"steps": 19_999}, target)
-    assert not results.worth_keeping({"images": {"training": 3_500}, "steps": 25_000}, target)
+    assert not results.worth_keeping(RESULT | {"images": {"training": 3_500}}, target)
     assert not results.worth_keeping(there, tmp_path / "mnist_z10-steps300")
+    (target / "metrics.json").write_text('{"images": {"trai')
+    assert results.worth_keeping(there, target)
+
+
+def test_collect_does_what_is_new(tmp_path, capsys):
+    """A run that is there already is left alone; one that is damaged or misses a picture keeps no other."""
+    make_run(tmp_path / "runs" / "mnist_z10")
+    make_run(tmp_path / "runs" / "mnist_z3")
+    (tmp_path / "runs" / "mnist_z3" / "training.gif").unlink()
+    make_run(tmp_path / "runs" / "mnist_z64")
+    (tmp_path / "runs" / "mnist_z64" / "metrics.json").write_text("{")
+    folders = sorted((tmp_path / "runs").iterdir(), reverse=True)
+    results.collect(folders, tmp_path / "results")
+    out = capsys.readouterr().out
+    assert out.count("not kept: ") == 2 and "training.gif" in out and "metrics.json is damaged" in out
+    kept = tmp_path / "results" / "vae" / "mnist_z10" / "decoder.keras"
+    before = kept.stat().st_mtime_ns
+    results.collect(folders, tmp_path / "results")
+    assert kept.stat().st_mtime_ns == before
+    (tmp_path / "runs" / "mnist_z10" / "metrics.json").write_text(json.dumps(RESULT | {"steps": 20}))
+    results.collect(folders[-1:], tmp_path / "results")
+    assert "is of more images or steps than" in capsys.readouterr().out
 
 
 def test_the_table_of_no_results(tmp_path, monkeypatch):
