@@ -131,7 +131,8 @@ def write(folder, model, run, own=None, seed=0, dataset="MNIST", steps=300, **me
     result = {
         "model": model, "run": run, "dataset": dataset, "images": {"training": 55_000, "dev": 5_000, "test": 10_000},
         "steps": steps, "seconds": 60.0, "steps_planned": 25_000, "seed": seed,
-        "metrics": METRICS | metrics, "own": own or {}, "real dev images": METRICS | {"recall": 0.9}, "reported": {"A": {"FID": 25.411}},
+        "metrics": METRICS | metrics, "own": own or {}, "real dev images": METRICS | {"recall": 0.9},
+        "reported": {"A": {"FID": 25.411}},
     }  # fmt: skip
     path = folder / "results" / model / (run + f"-seed{seed}" * (seed > 0))
     path.mkdir(parents=True)
