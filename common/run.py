@@ -35,6 +35,9 @@ from common.data import whole
 keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")
 tf.get_logger().setLevel("ERROR")
+# It makes one AddN of a metric's sum of sums, which adds in the order in which memory comes free: the log's last bits
+# would differ from run to run.
+tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
 CHECKPOINT = "checkpoint.weights.h5"
 # Counts up when test.py's measures change, so that run_all.sh calls it anew.
