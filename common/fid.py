@@ -110,14 +110,19 @@ def _classifier(name: str) -> keras.Model:
     return keras.Model(model.inputs, [model.get_layer("features").output, *model.outputs])
 
 
+def classify(images: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 (n, 128) and logits of the classifier of the dataset `name`, in one pass."""
+    return tuple(_classifier(name).predict(_checked(images), batch_size=500, verbose=0))
+
+
 def classifier_features(images: np.ndarray, name: str) -> np.ndarray:
     """Features float32 (n, 128) of the classifier of the dataset `name`."""
-    return _classifier(name).predict(_checked(images), batch_size=500, verbose=0)[0]
+    return classify(images, name)[0]
 
 
 def classifier_labels(images: np.ndarray, name: str) -> np.ndarray:
     """What the classifier of the dataset `name` reads: classes (n,); of CelebA the attributes, 0 or 1, (n, 40)."""
-    logits = _classifier(name).predict(_checked(images), batch_size=500, verbose=0)[1]
+    logits = classify(images, name)[1]
     return (logits > 0).astype(np.uint8) if name == "celeba" else logits.argmax(1).astype(np.uint8)
 
 
@@ -230,15 +235,9 @@ def high_frequencies(images: np.ndarray) -> float:
     return float(energy[above].sum() / max(energy.sum(), 1e-9))
 
 
-def classes_covered(images: np.ndarray, reference: np.ndarray, name: str) -> int | None:
-    """How many classes the classifier reads in `images` at least a tenth as often as in `reference`.
-
-    None where the dataset has no classes.
-    """
-    if name == "celeba":
-        return None
-    counts = (np.bincount(classifier_labels(x, name), minlength=10) / len(x) for x in (images, reference))
-    found, known = counts
+def classes_covered(labels: np.ndarray, reference: np.ndarray) -> int:
+    """How many of ten classes are at least a tenth as frequent among `labels` (n,) as among those of `reference`."""
+    found, known = (np.bincount(x, minlength=10) / len(x) for x in (labels, reference))
     return int((found >= 0.1 * known).sum())
 
 
@@ -261,7 +260,7 @@ def interpolation(to_images: Callable, latent_dim: int, real: np.ndarray, name: 
     ends = tf.random.stateless_normal([2, count, 1, latent_dim], [seed, -6])
     codes = ends[0] + tf.linspace(0.0, 1.0, 9)[:, None] * (ends[1] - ends[0])
     images = to_images(tf.reshape(codes, [-1, latent_dim]))
-    features, logits = _classifier(name).predict(_checked(images), batch_size=500, verbose=0)
+    features, logits = classify(images, name)
     features = features.reshape(count, 9, -1)
     steps = np.linalg.norm(np.diff(features, axis=1), axis=-1)
     ways = np.linalg.norm(features[:, -1] - features[:, 0], axis=-1)
@@ -294,10 +293,11 @@ def measure(sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray,
     Args:
         name: of the dataset, whose classifier is the extractor.
     """
-    reference, inception = classifier_features(real, name), inception_features(real)
+    (reference, real_logits), inception = classify(real, name), inception_features(real)
     results = {}
     for key, images in sets.items():
-        features = classifier_features(images, name)
+        features, logits = classify(images, name)
+        covered = None if name == "celeba" else classes_covered(logits.argmax(1), real_logits.argmax(1))
         kid, error = kernel_distance(reference, features)
         results[key] = {
             "FID (classifier)": frechet_distance(reference, features),
@@ -308,7 +308,7 @@ def measure(sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray,
             "FID (Inception)": None if inception is None else frechet_distance(inception, inception_features(images)),
             "sharpness": sharpness(images),
             "high frequencies (share of energy)": high_frequencies(images),
-            "classes covered": classes_covered(images, real, name),
+            "classes covered": covered,
             "nearest training image (grey levels)": nearest_distance(images, training),
         }
     return results

@@ -55,6 +55,11 @@ class Run(NamedTuple):
     folder: Path
 
     @property
+    def hyper(self) -> dict:
+        """What of the row goes to `build`."""
+        return {key: value for key, value in self.row.items() if key not in OURS}
+
+    @property
     def title(self) -> str:
         return f"{self.script.name} {self.name}"
 
@@ -361,9 +366,8 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
                 f"another worker has another run, SEED, STEPS or dataset than this one, or finds another state than "
                 f"step {state.step:,} in its RUNS_DIR: all need the same, and one folder"
             )
-        hyper = {k: v for k, v in run.row.items() if k not in OURS}
         with silenced(), strategy.scope():
-            model = build(images.train.images.shape[1:], seed=run.seed, **hyper)
+            model = build(images.train.images.shape[1:], seed=run.seed, **run.hyper)
             if state.step:
                 try:
                     model.load_weights(run.folder / CHECKPOINT)

@@ -6,7 +6,7 @@ from common import data, run  # before TensorFlow, whose start-up messages it ke
 import keras
 import numpy as np
 
-from common.run import OURS, latent_space, read_log
+from common.run import latent_space, read_log
 from dcgan.train import CURVES, RUNS, build, generate, to_uint8
 
 
@@ -15,8 +15,7 @@ def report(run, networks, images):
     generator, count = networks["generator"], min(9_600, len(images.train.images))
     own = latent_space(run, images, lambda noise: to_uint8(generator, noise), generator.input_shape[-1])
     drawn = generate(generator, count + len(images.test.images), run.seed + 1)
-    hyper = {key: value for key, value in run.row.items() if key not in OURS}
-    fresh = build(drawn.shape[1:], **hyper, seed=run.seed + 1).discriminator
+    fresh = build(drawn.shape[1:], **run.hyper, seed=run.seed + 1).discriminator
     reals = images.train.images[:: len(images.train.images) // count][:count]  # MNIST orders them by writer
     accuracy = told_apart(fresh, (reals, drawn[:count]), (images.test.images, drawn[count:]), run.row["learning_rate"])
     return own | last_outputs(read_log(run.folder)) | {"fresh discriminator: told right (share)": accuracy}

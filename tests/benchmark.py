@@ -44,9 +44,8 @@ class Keras:
         sys.argv = ["train.py"]
         self.run = run.select(self.module.RUNS, self.module.build)._replace(seed=0, steps=0)
         self.images = data.load(self.run.row["dataset"])
-        hyper = {key: value for key, value in self.run.row.items() if key not in run.OURS}
         shape = self.images.train.images.shape[1:]
-        self.model = self.module.build(shape, seed=0, **hyper)
+        self.model = self.module.build(shape, seed=0, **self.run.hyper)
         devices.tune(self.model, shape, 500, self.model.distribute_strategy)
 
     def batches(self, count):

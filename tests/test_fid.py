@@ -96,10 +96,11 @@ def test_high_frequencies_of_waves():
 
 def test_classes_covered(digits):
     images, labels = digits.test
-    assert fid.classes_covered(images, images, "mnist") == 10
-    assert fid.classes_covered(images[labels < 4], images, "mnist") == 4
-    few = np.concatenate([images[labels < 4][:300], images[labels == 7][:2]])  # 2 of 302: under a tenth of a tenth
-    assert fid.classes_covered(few, images, "mnist") == 4
+    read = fid.classifier_labels(images, "mnist")
+    assert fid.classes_covered(read, read) == 10
+    assert fid.classes_covered(read[labels < 4], read) == 4
+    few = np.concatenate([read[labels < 4][:300], read[labels == 7][:2]])  # 2 of 302: under a tenth of a tenth
+    assert fid.classes_covered(few, read) == 4
 
 
 def test_interpolation_on_known_paths(monkeypatch):
