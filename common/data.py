@@ -64,8 +64,16 @@ class Split(NamedTuple):
     labels: np.ndarray  # uint8: each image's class (n,), or its attributes, 0 or 1 (n, attributes)
 
     def targets(self, labels: str, names: list[str]) -> np.ndarray:
-        """The labels (n,) that a row asks for: "class", or one of the attributes `names`."""
-        return self.labels if labels == "class" else self.labels[:, names.index(labels)]
+        """The labels (n,) that a row asks for: "class", or one of the attributes `names`.
+
+        Raises:
+            UserError: it is none of these.
+        """
+        if labels == "class":
+            return self.labels
+        if labels not in names:
+            raise UserError(f"no attribute {labels!r} among those of the images, {', '.join(names)}: get them again")
+        return self.labels[:, names.index(labels)]
 
 
 class Dataset(NamedTuple):
@@ -109,8 +117,8 @@ def _mnist() -> Dataset:
     images, labels, test_images, test_labels = arrays
     splits = (images[:-dev], labels[:-dev]), (images[-dev:], labels[-dev:]), (test_images, test_labels)
     pad = ((0, 0), (2, 2), (2, 2))
-    digits = [str(digit) for digit in range(10)]
-    return Dataset(source, origin, digits, *(Split(np.pad(x, pad)[..., None], y.astype(np.uint8)) for x, y in splits))
+    parts = (Split(np.pad(x, pad)[..., None], y.reshape(-1).astype(np.uint8)) for x, y in splits)
+    return Dataset(source, origin, [str(digit) for digit in range(10)], *parts)
 
 
 def _cifar10() -> Dataset:
@@ -200,9 +208,11 @@ def _attributes(path: Path, names: list[str], faces: Path) -> tuple[list[str], d
         raise UserError(f"no {path}: get it at mmlab.ie.cuhk.edu.hk/projects/CelebA.html and put it there")
     try:
         count, head, *lines = path.read_text().splitlines()
-        rows = dict(line.split(maxsplit=1) for line in lines if line.strip())
-        if int(count) != len(rows) or len(head.split()) != 40:
-            raise ValueError(f"{len(rows):,} images of {int(count):,}, {len(head.split())} attributes of 40")
+        lines = [line.split(maxsplit=1) for line in lines if line.strip()]
+        rows = dict(lines)
+        if not int(count) == len(lines) == len(rows) or len(head.split()) != 40:
+            counts = f"{len(lines):,} lines of {len(rows):,} images of {int(count):,}"
+            raise ValueError(f"{counts}, {len(head.split())} attributes of 40")
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): get it again") from error
     for these, those, one, other in ((names, rows, faces, path), (rows, set(names), path, faces)):
@@ -273,6 +283,8 @@ def _npz(file: str, image_shape: tuple[int, ...]) -> tuple[np.ndarray, ...] | No
         if x.shape != (y.size, *image_shape) or x.dtype != np.uint8 or len(x) < least:
             found, shape = f"{x.dtype} {x.shape} and {y.size} labels", ", ".join(map(str, image_shape))
             raise UserError(f"{path} holds {found}, not uint8 ({least} or more, {shape}) and as many: get it again")
+        if y.dtype.kind not in "iu" or not 0 <= y.min() <= y.max() <= 9:
+            raise UserError(f"{path} holds labels that are not whole numbers from 0 to 9: get it again")
     return x_train, y_train, x_test, y_test
 
 

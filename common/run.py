@@ -281,13 +281,14 @@ class Recorder(keras.callbacks.Callback):
         self.file.flush()
         for board in self.boards.values():
             board.flush()
-        if networks:
-            save_networks(self.model, self.run.folder)
         state = self.state._replace(step=self.step, seconds=time.monotonic() - self.started, best=self.best)
-        with whole(self.run.folder / CHECKPOINT) as draft:
+        with contextlib.ExitStack() as drafts:  # all become whole at its end, the first of them last
+            draft = drafts.enter_context(whole(self.run.folder / CHECKPOINT))
             self.model.save_weights(draft)
             with h5py.File(draft, "a") as file:
                 file.attrs["state"] = json.dumps(state._asdict())
+            if networks:
+                save_networks(self.model, self.run.folder)
         self.saved = time.monotonic()
         self.pause = max(30, 20 * (self.saved - begun))  # large networks take seconds to write
 
@@ -307,10 +308,10 @@ def draw_samples(images: np.ndarray, path: Path) -> None:
 
 
 def save_networks(model: keras.Model, folder: Path) -> None:
-    """Writes each of the model's networks as <name>.keras."""
-    for name, network in model.networks().items():
-        with whole(folder / f"{name}.keras") as draft:
-            network.save(draft)
+    """Writes each of the model's networks as <name>.keras, all or none."""
+    with contextlib.ExitStack() as drafts:
+        for name, network in model.networks().items():
+            network.save(drafts.enter_context(whole(folder / f"{name}.keras")))
 
 
 def load_network(path: Path) -> keras.Model:
@@ -331,8 +332,8 @@ def read_log(folder: Path) -> list[dict]:
     path = folder / "log.csv"
     if not path.is_file():
         return []
-    with open(path, newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+    with open(path, newline="") as file:  # whose last line a kill may have cut short
+        return list(csv.DictReader(line for line in file if line.endswith("\n")))
 
 
 def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None:

@@ -65,6 +65,7 @@ def apply(optimizer, gradients):
         same = gradient.stride() == parameter.stride()
         parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
     optimizer.step()
+    torch.clear_autocast_cache()  # of the weights before, which the rest of the step would go on with
 
 
 def adam(networks, rate, beta_1, beta_2=0.999):

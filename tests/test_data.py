@@ -8,9 +8,11 @@ import time
 import urllib.request
 import zipfile
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from PIL import Image
 
 from common import data
@@ -127,6 +129,10 @@ def test_network_that_swallows_packets(monkeypatch, tmp_path, capsys):
         lambda path: write_npz(path, y_train=np.zeros([7000, 10], np.uint8)),
         lambda path: np.savez(path, x_train=np.zeros(3)),
         lambda path: write_npz(path, x_train=np.zeros([5040, 28, 28], np.uint8), y_train=np.zeros(5040, np.uint8)),
+        lambda path: write_npz(path, y_train=np.full(7000, 10)),
+        lambda path: write_npz(path, y_train=np.full(7000, -1)),
+        lambda path: write_npz(path, y_train=np.full(7000, np.nan)),
+        lambda path: write_npz(path, y_train=np.full(7000, "3")),
     ],
 )
 def test_damaged_file_is_named(tmp_path, monkeypatch, damage):
@@ -136,6 +142,89 @@ def test_damaged_file_is_named(tmp_path, monkeypatch, damage):
     with pytest.raises(data.UserError, match=r"mnist\.npz.*get it again") as error:
         data.load("mnist")
     assert "\n" not in str(error.value)
+
+
+class Payload:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return self.path.touch, ()
+
+
+@pytest.mark.parametrize("key", ["x_train", "y_test"])
+def test_nothing_is_unpickled(tmp_path, monkeypatch, key):
+    evil = np.empty(7000, object)
+    evil[:] = Payload(tmp_path / "unpickled")
+    write_npz(tmp_path / "mnist.npz", **{key: evil})
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    with pytest.raises(data.UserError, match=r"mnist\.npz is damaged"):
+        data.load("mnist")
+    assert not (tmp_path / "unpickled").exists()
+    with np.load(tmp_path / "mnist.npz", allow_pickle=True) as arrays:
+        assert arrays[key].size and (tmp_path / "unpickled").exists()  # it would have
+
+
+FUZZ = hypothesis.settings(
+    deadline=None, derandomize=True, database=None, max_examples=100,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+
+
+def refused(call, path):
+    """The result of `call`; None where it ends in one line that names `path`."""
+    try:
+        return call()
+    except data.UserError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+        return None
+
+
+@FUZZ
+@hypothesis.given(
+    place=st.one_of(st.integers(0, 400), st.integers(-1200, -1), st.integers(0, 1 << 40)),
+    gone=st.integers(0, 5), new=st.binary(max_size=5), cut=st.booleans(),
+)  # fmt: skip
+def test_any_damage_to_an_npz_is_seen(tmp_path, monkeypatch, place, gone, new, cut):
+    """Bytes lost, changed or added anywhere, or the end missing: one line, or the very arrays."""
+    path, good = tmp_path / "mnist.npz", tmp_path / "good"
+    if not good.exists():
+        write_npz(path)
+        path.rename(good)
+    whole = good.read_bytes()
+    place %= len(whole)
+    path.write_bytes(whole[:place] if cut else whole[:place] + new + whole[place + gone :])
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    mnist = refused(lambda: data.load("mnist"), path)
+    if mnist:
+        with np.load(good) as arrays:
+            np.testing.assert_array_equal(mnist.train.images[:, 2:-2, 2:-2, 0], arrays["x_train"][:2000])
+            np.testing.assert_array_equal(mnist.test.labels, arrays["y_test"])
+
+
+@FUZZ
+@hypothesis.given(
+    key=st.sampled_from(["x_train", "y_train", "x_test", "y_test"]),
+    kind=st.sampled_from(["?", "b", "B", "H", "q", "e", "f", "d", "F", "S1", "U1", "M8[s]", "V3"]),
+    shape=st.sampled_from([(), (0,), (1,), (-1,), (-1, 1), (1, -1), (-1, 28, 28), (-1, 28, 28, 1), (-1, 32, 32)]),
+    value=st.integers(0, 12),
+)
+def test_any_arrays_are_right_or_refused(tmp_path, monkeypatch, key, kind, shape, value):
+    path = tmp_path / "mnist.npz"
+    count = 7000 if "train" in key else 1000
+    array = np.zeros([count if n == -1 else n for n in shape], kind)
+    if array.dtype.kind in "?bBuifc":
+        array += np.array(value).astype(kind)
+    write_npz(path, **{key: array})
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    mnist = refused(lambda: data.load("mnist"), path)
+    if mnist:
+        given, part = array.reshape(count, -1)[-1000:], mnist.test if "test" in key else mnist.dev
+        found = part.labels[:, None] if "y" in key else part.images[:, 2:-2, 2:-2].reshape(len(part.images), -1)
+        np.testing.assert_array_equal(found[-1000:], given)
+        assert found.dtype == np.uint8 and (mnist.train.labels < 10).all()
 
 
 def test_data_dir_that_is_no_folder(tmp_path, monkeypatch):
@@ -215,6 +304,47 @@ def test_celeba(other_faces, capsys):
     assert not list(other_faces.glob("~*"))
 
 
+@hypothesis.settings(FUZZ, max_examples=30)
+@hypothesis.given(
+    line=st.integers(0, COUNT + 1),
+    do=st.sampled_from(["lose", "double", "add a value", "lose a value", "rename", "cut"]),
+)
+def test_any_damage_to_the_attributes_is_seen(other_faces, line, do):
+    path = other_faces / "list_attr_celeba.txt"
+    write_list(path, range(COUNT))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join({
+        "lose": lines[:line] + lines[line + 1 :],
+        "double": [*lines[: line + 1], *lines[line:]],
+        "add a value": [*lines[:line], lines[line] + " 1", *lines[line + 1 :]],
+        "lose a value": [*lines[:line], lines[line][:-3], *lines[line + 1 :]],
+        "rename": [*lines[:line], "x" + lines[line], *lines[line + 1 :]],
+        "cut": lines[:line],
+    }[do]))  # fmt: skip
+    celeba = refused(lambda: data.load("celeba"), path)
+    assert celeba is None or (line == 1 and celeba.names != ATTRIBUTES)  # which a row that asks for one tells
+
+
+def test_the_attributes_with_other_line_ends(other_faces):
+    path = other_faces / "list_attr_celeba.txt"
+    text, expected = path.read_bytes(), data.load("celeba").train.labels
+    for end in (b"\r\n", b"\r", b"  \n"):
+        path.write_bytes(text.replace(b"\n", end))
+        np.testing.assert_array_equal(data.load("celeba").train.labels, expected)
+
+
+def test_faces_in_grey_or_cmyk(other_faces):
+    folder = other_faces / "img_align_celeba"
+    for name, mode in (("000000.jpg", "L"), ("000001.jpg", "CMYK")):
+        with Image.open(folder / name) as image:
+            converted = image.convert(mode)
+        (folder / name).unlink()  # a link to the other tests' file
+        converted.save(folder / name, quality=95)
+    grey, cmyk, colour = data.load("celeba").train.images[:3].astype(int)
+    assert (grey == grey[..., :1]).all()
+    np.testing.assert_allclose(cmyk, colour, atol=20)
+
+
 def test_celeba_is_resized_without_aliasing(faces, other_faces):
     """Lines of one pixel become grey, as their mean is; a resize without antialiasing would keep some black."""
     stripes = np.zeros([218, 178, 3], np.uint8)
@@ -241,6 +371,22 @@ def test_celeba_of_a_zip(faces, tmp_path, monkeypatch, capsys):
     for a, b in zip(of_zip[3:], of_folder[3:]):
         np.testing.assert_array_equal(a.images, b.images)
         np.testing.assert_array_equal(a.labels, b.labels)
+
+
+def test_a_zip_that_climbs_out_of_its_folder(other_faces, tmp_path):
+    """Nothing is unpacked: names are names, wherever the zip puts them."""
+    before = {path.name for path in tmp_path.iterdir()}
+    archive = other_faces / "img_align_celeba.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in (other_faces / "img_align_celeba").iterdir():
+            file.write(path, f"../../{path.name}")
+    shutil.rmtree(other_faces / "img_align_celeba")
+    assert len(data.load("celeba").test.images) == 2_621
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("/../../evil.jpg", b"evil")
+    with pytest.raises(data.UserError, match=r"evil\.jpg"):
+        data.load("celeba")
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_celebas_cache_follows_its_source(other_faces, capsys):
@@ -378,6 +524,12 @@ def test_batches_are_a_function_of_seed_and_step():
     for start in (1, 3, 7):
         np.testing.assert_array_equal(numbers(start, 12), steps[start:])
     assert (numbers(0, 12, seed=1) != steps).any()
+
+
+def test_an_attribute_that_is_not_there(digits):
+    faces = digits.test._replace(labels=np.zeros([1000, 2], np.uint8))
+    with pytest.raises(data.UserError, match=r"no attribute 'Smiling' .* Male, Young"):
+        faces.targets("Smiling", ["Male", "Young"])
 
 
 def test_labels_stay_with_their_images():

@@ -1,0 +1,108 @@
+"""Kills train.py and test.py at random moments: python tests/kills.py [kills of each] [model ...]
+
+Every second kill comes as soon as a file is being written. After each the run's files must be whole, or not there;
+after the last, the same command must end in what an undisturbed run has: weights, log and numbers bit for bit.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from test_run import SCRIPTS, arrays, start
+
+from common import run
+
+SIGNALS = signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT
+STEPS = "105"
+
+
+def whole(folder):
+    """Reads every file of a run's folder but drafts and TensorBoard's, which only grow."""
+    for path in folder.rglob("[!~]*"):
+        if path.suffix in (".png", ".gif"):
+            with Image.open(path) as image:
+                image.load()
+        elif path.suffix == ".keras":
+            with zipfile.ZipFile(path) as file:
+                assert file.testzip() is None, path
+        elif path.suffix == ".h5":
+            assert run.read_state(folder).step and all(np.isfinite(x).all() for x in arrays(path).values()), path
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".csv":
+            steps = [int(row["step"]) for row in run.read_log(folder)]
+            assert steps == sorted({*steps}), path
+
+
+def call(folder, *words):
+    """To the end; returns the seconds it took."""
+    begun = time.monotonic()
+    process = start(folder, *words, STEPS=STEPS)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, ""), (words, out, err)
+    return time.monotonic() - begun
+
+
+def kill(folder, words, moment, writing, number):
+    """Sends a signal after `moment` seconds, or with the first file of which it is `writing` then; whether in time."""
+    process = start(folder, *words, STEPS=STEPS)
+    time.sleep(moment)
+    while writing and process.poll() is None and not any(folder.rglob("~*")):
+        time.sleep(0.0005)
+    in_time = process.poll() is None
+    process.send_signal(number)
+    try:
+        process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"{words} does not end at signal {number}") from None
+    for draft in folder.rglob("~*"):
+        draft.unlink()  # so that the next one is seen
+    return in_time
+
+
+def main(kills, scripts):
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # which nohup may have had ignored, here and in what we start
+    rng, tried = random.Random(0), Counter()
+    for script in scripts:
+        with tempfile.TemporaryDirectory() as name:
+            parents = [Path(name) / part for part in ("undisturbed", "disturbed")]
+            for parent in parents:
+                parent.mkdir()
+            for file in ("train.py", "test.py"):
+                words = [f"{script}/{file}"]
+                seconds = call(parents[0], *words)
+                for i in range(kills):
+                    number = rng.choice(SIGNALS)
+                    # (The second half of the time has more to lose than the first, which imports TensorFlow.)
+                    moment = seconds * rng.triangular(0, 1, 0.8)
+                    if kill(parents[1], words, moment, i % 2, number):
+                        tried[script, file, number.name] += 1
+                    for folder in (parents[1] / "runs").glob("*/*"):
+                        whole(folder)
+                call(parents[1], *words)
+            ours, theirs = (next((parent / "runs" / script).iterdir()) for parent in parents)
+            a, b = (arrays(folder / run.CHECKPOINT) for folder in (ours, theirs))
+            assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a), script
+            assert (ours / "log.csv").read_text() == (theirs / "log.csv").read_text(), script
+            numbers = [json.loads((folder / "metrics.json").read_text()) | {"seconds": 0} for folder in (ours, theirs)]
+            assert numbers[0] == numbers[1], script
+            files = [{path.relative_to(folder) for path in folder.rglob("*.*")
+                      if "tensorboard" not in path.parts} for folder in (ours, theirs)]  # fmt: skip
+            assert files[0] == files[1], script
+        print(script, dict(tried), flush=True)
+    print(f"{sum(tried.values())} kills; nothing was lost")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if sys.argv[1:] else 10, sys.argv[2:] or SCRIPTS)
