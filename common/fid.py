@@ -166,6 +166,12 @@ def inception_features(images: np.ndarray) -> np.ndarray | None:
     return tf.concat(features, 0).numpy()
 
 
+@functools.cache
+def _say(line: str) -> None:
+    """Once."""
+    print(f"*** {line}", flush=True)
+
+
 def _checked(images: np.ndarray) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != 4:
         raise TypeError(f"metrics take uint8 images (n, H, W, C), not {images.dtype} {images.shape}")
@@ -187,7 +193,16 @@ def tfgan(module: str):
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
-    """The Fréchet distance of two sets of features (n, d), each taken for Gaussian (Heusel et al. 2017, eq. 6)."""
+    """The Fréchet distance of two sets of features (n, d), each taken for Gaussian (Heusel et al. 2017, eq. 6).
+
+    Raises:
+        ValueError: a set has fewer than two images, and so no covariance.
+    """
+    count, features = min(len(real), len(generated)), real.shape[1]
+    if count < 2:
+        raise ValueError(f"a Fréchet distance is of two images or more, not of {count}")
+    if count <= features:
+        _say(f"the FID of {count:,} images is biased, too high: they are no more than their {features:,} features")
     metrics = tfgan("classifier_metrics")
     return float(metrics.frechet_classifier_distance_from_activations(tf.constant(real), tf.constant(generated)))
 

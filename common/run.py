@@ -5,6 +5,7 @@ On a CPU a run is a function of its row and its seed: stopped at any moment and 
 
 import contextlib
 import csv
+import errno
 import fcntl
 import importlib.metadata
 import inspect
@@ -40,6 +41,7 @@ tf.get_logger().setLevel("ERROR")
 tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
 CHECKPOINT = "checkpoint.weights.h5"
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 # Counts up when test.py's measures change, so that run_all.sh calls it anew.
 MEASURES = 2
 # The keys of a row that are read here; so is batches_per_step, which is the model's too.
@@ -124,6 +126,15 @@ def one_line_errors():
             f"error: this worker has lost another ({error.message.splitlines()[0]}): start all again", file=sys.stderr
         )
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        print(
+            f"error: cannot write {error.filename or 'a file'} ({os.strerror(error.errno)}): make room, or set "
+            "RUNS_DIR to another folder, then call the same again; what was saved is kept",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -284,6 +295,9 @@ class Recorder(keras.callbacks.Callback):
         state = self.state._replace(step=self.step, seconds=time.monotonic() - self.started, best=self.best)
         with contextlib.ExitStack() as drafts:  # all become whole at its end, the first of them last
             draft = drafts.enter_context(whole(self.run.folder / CHECKPOINT))
+            # Room for the weights and Adam's two moments: where there is none, HDF5 would crash.
+            with open(draft, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, 3 * sum(w.numpy().nbytes for w in self.model.weights) + 2**20)
             self.model.save_weights(draft)
             with h5py.File(draft, "a") as file:
                 file.attrs["state"] = json.dumps(state._asdict())
@@ -479,7 +493,7 @@ def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, genera
     devices.tune(model, images.train.images.shape[1:], recorder.round, strategy)
     try:
         model.fit(devices.shares(batches(run, images, state.step), strategy), callbacks=[recorder], verbose=0)
-    except (FloatingPointError, OSError) as error:  # a loss that is no number, a full disk
+    except FloatingPointError as error:
         kept = read_state(run.folder)
         left = f"the checkpoint of step {kept.step:,} is kept in {run.folder}" if kept else "there is no checkpoint yet"
         raise SystemExit(f"error: {error}; {left}") from error

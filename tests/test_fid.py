@@ -36,6 +36,23 @@ def test_frechet_distance_of_shifted_and_of_equal_sets():
     assert fid.frechet_distance(a, a + 0.5) == pytest.approx(16 * 0.25, rel=1e-4)
 
 
+def test_frechet_distance_of_few_images_is_said_to_be_biased(capsys):
+    """As it is: of equally distributed sets it is the higher the fewer they are."""
+    points = np.random.default_rng(0).normal(size=[400, 16]).astype(np.float32)
+    many = fid.frechet_distance(points[:200], points[200:])
+    assert capsys.readouterr().out == ""
+    few = fid.frechet_distance(points[:16], points[16:])
+    assert few > 5 * many
+    assert (
+        capsys.readouterr().out
+        == "*** the FID of 16 images is biased, too high: they are no more than their 16 features\n"
+    )
+    fid.frechet_distance(points[:16], points[16:])
+    assert capsys.readouterr().out == ""  # said once
+    with pytest.raises(ValueError, match="not of 1"):
+        fid.frechet_distance(points, points[:1])
+
+
 def test_kernel_distance_is_its_formula():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=[50, 8]), 0.5 + rng.normal(size=[50, 8])

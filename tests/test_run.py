@@ -11,16 +11,19 @@ import sys
 from pathlib import Path
 
 import h5py
+import hypothesis
 import keras
 import numpy as np
 import pytest
+from hypothesis import strategies as st
+from test_data import FUZZ
 
 import acgan.train
 import dcgan.train
 import infogan.train
 import vae.train
 import wgan.train
-from common import run
+from common import data, run
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = {
@@ -239,6 +242,86 @@ def test_bad_input_gets_one_line(tmp_path):
     is_one_line(code, err, tmp_path / "mnist.npz", "get it again")
 
 
+def test_a_disk_that_is_full_as_a_checkpoint_is_written(tmp_path):
+    """In a folder whose name is not ASCII and has a space, in a locale that knows no such letters."""
+    folder = tmp_path / "Läufe & mehr"
+    folder.mkdir()
+    environment = os.environ | {"RUNS_DIR": str(folder / "runs"), "STEPS": "11", "LC_ALL": "C"}
+    command = 'ulimit -f 4096; exec "$0" "$@"', sys.executable, ROOT / "vae" / "train.py"  # files of 2 MB at most
+    result = subprocess.run(["sh", "-c", *command], env=environment, cwd=folder, capture_output=True, text=True)
+    is_one_line(
+        result.returncode, result.stderr, f"{folder / 'runs'}", "checkpoint.weights.h5", "make room", "RUNS_DIR"
+    )
+    assert not list(folder.rglob("~*")) and not list(folder.rglob("decoder.keras"))
+    code, out, err = call(folder, "vae/train.py", STEPS="11", LC_ALL="C")
+    assert (code, err) == (0, "") and str(folder) in out and list(folder.rglob("decoder.keras"))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), OSError(30, "read-only", "curves.png")])
+def test_a_figure_that_cannot_be_written_gets_one_line(error, capsys):
+    with pytest.raises(SystemExit) as stop, run.one_line_errors():
+        raise error
+    is_one_line(stop.value.code, capsys.readouterr().err, error.filename or "a file", "make room")
+
+
+def test_other_errors_of_the_system_are_not_hidden():
+    with pytest.raises(FileNotFoundError), run.one_line_errors():
+        open("/none/such")
+
+
+@FUZZ
+@hypothesis.given(
+    script=st.sampled_from(SCRIPTS), place=st.integers(0, 9), other=st.none() | st.text(max_size=20),
+    seed=st.sampled_from(["", "0", "1", "٣", "007", "999999999"]) | st.text("0123456789-+. e_x", max_size=12),
+    steps=st.sampled_from(["", "1", "25000"]) | st.text("0123456789-+. e_x", max_size=12),
+)  # fmt: skip
+def test_any_words_and_variables_name_a_run_or_are_refused(monkeypatch, tmp_path, script, place, other, seed, steps):
+    """No two runs share a folder, and none is outside of RUNS_DIR."""
+    runs = MODULES[script].RUNS
+    name = [*runs][place % len(runs)] if other is None else other
+    for variable, value in (("RUNS_DIR", str(tmp_path)), ("SEED", seed), ("STEPS", steps)):
+        monkeypatch.setenv(variable, value)
+    try:
+        chosen = run.named(ROOT / script, runs, name)
+    except data.UserError as error:
+        assert len(str(error).splitlines()) == 1
+        assert name not in runs or f"SEED={seed}" in str(error) or f"STEPS={steps}" in str(error)
+        return
+    assert chosen.seed == int(seed or 0) and chosen.steps == int(steps or runs[name]["steps"]) > 0
+    expected = name + f"-seed{chosen.seed}" * (chosen.seed > 0)
+    expected += f"-steps{chosen.steps}" * (chosen.steps != runs[name]["steps"])
+    assert chosen.folder == tmp_path / script / expected
+    assert not {"-", "/", "."} & {*"".join(runs)}  # so that the name, the seed and the steps can be told apart
+
+
+@FUZZ
+@hypothesis.given(choice=st.data())
+def test_any_edit_of_a_row_is_noticed(monkeypatch, tmp_path, choice):
+    """Between a checkpoint and the next call; but not of what the reports wrote."""
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path))
+    script = choice.draw(st.sampled_from(SCRIPTS))
+    runs = MODULES[script].RUNS
+    name = choice.draw(st.sampled_from([*runs]))
+    chosen = run.named(ROOT / script, runs, name)
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    with h5py.File(chosen.folder / run.CHECKPOINT, "w") as file:
+        file.attrs["state"] = json.dumps(
+            run.begin(chosen._replace(folder=tmp_path), "images")._replace(step=7)._asdict()
+        )
+    assert run.begin(chosen._replace(row=chosen.row | {"reported": "other"}), "images").step == 7
+    key = choice.draw(st.sampled_from([key for key in chosen.row if key != "reported"]))
+    value = choice.draw(st.none() | st.integers(-3, 1000) | st.floats(0, 1) | st.text(max_size=3) | st.booleans())
+    edits = [chosen.row | {"new": 1}, {k: v for k, v in chosen.row.items() if k != key}]
+    edits += [chosen.row | {key: value}] if value != chosen.row[key] else []
+    for row in edits:
+        with pytest.raises(data.UserError, match="another (new|" + re.escape(key) + "), or by another version"):
+            run.begin(chosen._replace(row=row), "images")
+    with pytest.raises(data.UserError, match="another seed"):
+        run.begin(chosen._replace(seed=1), "images")
+    with pytest.raises(data.UserError, match="was trained on images, but here is others"):
+        run.begin(chosen, "others")
+
+
 def train_here(monkeypatch, folder, module, runs=None, **environment):
     """`run.train` in this process; its exit code."""
     for variable, value in ({"RUNS_DIR": str(folder), "STEPS": "105"} | environment).items():
@@ -257,8 +340,9 @@ def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
     code = train_here(monkeypatch, tmp_path, module, STEPS="-3")
     is_one_line(code, capsys.readouterr().err, "STEPS=-3")
     (tmp_path / "file").write_text("")
-    code = train_here(monkeypatch, tmp_path / "file", module)
-    is_one_line(code, capsys.readouterr().err, "cannot write", tmp_path / "file", "RUNS_DIR")
+    for parent in (tmp_path / "file", Path("/proc")):  # not even root can write into the latter
+        code = train_here(monkeypatch, parent, module)
+        is_one_line(code, capsys.readouterr().err, "cannot write", parent, "RUNS_DIR")
     # A checkpoint of another row, and one that is damaged.
     folder = tmp_path / script / whole.name
     shutil.copytree(whole, folder)
