@@ -169,13 +169,14 @@ def main(words):
                 f"cannot write to {path.parent} ({error.strerror}): set RUNS_DIR to a folder"
             ) from error
         call.wait(job.run)
-        code = 0
         with open(path, "a") as log:
             for file in job.calls:
-                if not call.stopped_by and not code:
-                    code, last = call(job.run, file, log)
-                    if code and not call.stopped_by:
-                        failed.append(f"{job.run.title}: {file} ended with exit code {code}: {last} (see {path})")
+                if call.stopped_by:
+                    break
+                code, last = call(job.run, file, log)
+                if code and not call.stopped_by:
+                    failed.append(f"{job.run.title}: {file} ended with exit code {code}: {last} (see {path})")
+                    break
         if call.stopped_by:
             break
     call.close()

@@ -58,13 +58,12 @@ def read(path: Path) -> dict | None:
     return None
 
 
-def keep(folder: Path, target: Path) -> None:
-    """Copies a run's results from `folder` to `target`, small; the metrics last."""
+def keep(folder: Path, target: Path, result: dict) -> None:
+    """Copies a run's results from `folder`, whose metrics.json is `result`, to `target`, small; the metrics last."""
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "training.gif", target)
-    digits = "MNIST" in json.loads((folder / "metrics.json").read_text())["dataset"]
     for picture in folder.glob("[!~]*.png"):  # in 128 colours they take a third of the space
-        if not digits and re.sub(r"_\d+$", "", picture.stem) not in GENERATED:
+        if "MNIST" not in result["dataset"] and re.sub(r"_\d+$", "", picture.stem) not in GENERATED:
             continue
         Image.open(picture).convert("RGB").quantize(128).save(target / picture.name, optimize=True)
     log = run.read_log(folder)
@@ -141,7 +140,7 @@ def collect(folders: list[Path], parent: Path, rehearsal: bool = False) -> None:
             continue
         if rehearsal or worth_keeping(result, target):
             try:
-                keep(folder, target)
+                keep(folder, target, result)
                 print(f"kept {target}")
             except (OSError, ValueError, IndexError) as error:  # a picture or the log is gone or damaged
                 print(f"not kept: {folder} ({error})")

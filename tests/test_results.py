@@ -41,7 +41,7 @@ def test_keep_and_table(tmp_path, monkeypatch):
     make_run(tmp_path / "run")
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     target = tmp_path / "results" / "vae" / "mnist_z10"
-    results.keep(tmp_path / "run", target)
+    results.keep(tmp_path / "run", target, RESULT)
     kept = {path.name for path in target.iterdir()}
     assert kept == {"metrics.json", "samples.png", "training.gif", "log.csv", "decoder.keras"}
     with open(target / "log.csv", newline="") as file:
@@ -75,7 +75,7 @@ def test_faces_are_not_published(tmp_path, monkeypatch):
     vae.train.build((64, 64, 3), **row).networks()["decoder"].save(tmp_path / "run" / "decoder.keras")
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     target = tmp_path / "results" / "vae" / "celeba_z512"
-    results.keep(tmp_path / "run", target)
+    results.keep(tmp_path / "run", target, metrics)
     kept = {path.name for path in target.iterdir()}
     pictures = {"samples.png", "decoded.png", "pairs.png", "categorical_1.png"}
     assert kept == {"metrics.json", "log.csv", "training.gif"} | pictures
