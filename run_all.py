@@ -8,6 +8,7 @@ SEED and STEPS are those of the scripts; with STEPS it is a rehearsal, whose res
 from common import data, results, run  # before TensorFlow, whose start-up messages it keeps from the terminal
 
 # isort: split
+import contextlib
 import os
 import signal
 import subprocess
@@ -146,7 +147,8 @@ class Caller:
                 self.process.terminate()
             for line in self.process.stdout:
                 print(line, end="", flush=True)
-                print(line, end="", file=log, flush=True)
+                with contextlib.suppress(OSError):  # a full disk, which the script itself survives
+                    print(line, end="", file=log, flush=True)
                 last = line.strip() or last
         return self.process.returncode, last
 

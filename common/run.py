@@ -41,7 +41,6 @@ tf.get_logger().setLevel("ERROR")
 tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
 CHECKPOINT = "checkpoint.weights.h5"
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 # Counts up when test.py's measures change, so that run_all.sh calls it anew.
 MEASURES = 2
 # The keys of a row that are read here; so is batches_per_step, which is the model's too.
@@ -127,10 +126,10 @@ def one_line_errors():
         )
         sys.exit(1)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno is None:
             raise
         print(
-            f"error: cannot write {error.filename or 'a file'} ({os.strerror(error.errno)}): make room, or set "
+            f"error: cannot read or write {error.filename or 'a file'} ({os.strerror(error.errno)}): mend that, or set "
             "RUNS_DIR to another folder, then call the same again; what was saved is kept",
             file=sys.stderr,
         )
@@ -159,7 +158,9 @@ def read_state(folder: Path) -> State | None:
         with h5py.File(path) as file:
             return State(**json.loads(file.attrs["state"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise data.UserError(f"{path} cannot be read ({error}): delete {folder} to start anew") from error
+        if getattr(error, "errno", None):  # not of the file's contents
+            raise
+        raise data.UserError(f"{path} is damaged ({error}): delete {folder} to start anew") from error
 
 
 class Recorder(keras.callbacks.Callback):
@@ -200,8 +201,12 @@ class Recorder(keras.callbacks.Callback):
         """The log and TensorBoard's files."""
         folder = self.run.folder
         fields = ["step", *self.names, *(f"dev_{name}" for name in self.names if self.has_dev)]
-        # A log that goes beyond the checkpoint is cut back to it: no line twice, none missing.
+        # What goes beyond the checkpoint is cut back to it: in the log no line twice, none missing.
         rows = [row for row in read_log(folder) if int(row["step"]) <= self.step]
+        for part in ("samples", "snapshots"):
+            for path in (folder / part).glob("[!~]*"):
+                if int(path.stem) > self.step:
+                    path.unlink()
         with whole(folder / "log.csv") as draft, open(draft, "w", newline="") as file:
             writer = csv.DictWriter(file, fields)
             writer.writeheader()
@@ -229,6 +234,8 @@ class Recorder(keras.callbacks.Callback):
         if due and self.has_dev:
             row |= {f"dev_{name}": value for name, value in self.evaluate(self.dev).items()}
         self.finite(row)
+        if due:
+            self.finite_weights()
         if self.chief:
             self.rows.append(row)
         self.model.reset_metrics()  # each line of the log is the mean over the steps since the line before
@@ -260,6 +267,10 @@ class Recorder(keras.callbacks.Callback):
         if wrong:
             raise FloatingPointError(f"{', '.join(wrong)} at step {self.step:,}")
 
+    def finite_weights(self):
+        """As `finite`; the losses are those before the step's update, and can't show what it did to the weights."""
+        self.finite({weight.path: float(np.sum(weight.numpy())) for weight in self.model.weights})
+
     def left(self) -> str:
         """Time left, as "h:mm:ss left  ", at the mean speed since the first execution, which compiles; then empty."""
         seconds, steps = time.monotonic() - self.compiled[0], self.step - self.compiled[1]
@@ -278,41 +289,45 @@ class Recorder(keras.callbacks.Callback):
     def save(self, networks: bool):
         """The log and, where asked for, the networks, then the checkpoint that says how far they go."""
         begun = time.monotonic()
-        # The losses are those before the step's update, so that they can't show what it did to the weights.
-        self.finite({weight.path: float(np.sum(weight.numpy())) for weight in self.model.weights})
-        for row in self.rows:
-            self.log.writerow(row)
-            for name, board in self.boards.items():
-                prefix = "dev_" if name == "dev" else ""
-                with board.as_default(step=row["step"]):
-                    for metric in self.names:
-                        if prefix + metric in row:
-                            tf.summary.scalar(metric, row[prefix + metric])
-        self.rows = []
-        self.file.flush()
-        for board in self.boards.values():
-            board.flush()
+        self.finite_weights()
+        try:
+            for row in self.rows:
+                self.log.writerow(row)
+                for name, board in self.boards.items():
+                    prefix = "dev_" if name == "dev" else ""
+                    with board.as_default(step=row["step"]):
+                        for metric in self.names:
+                            if prefix + metric in row:
+                                tf.summary.scalar(metric, row[prefix + metric])
+            self.rows = []
+            self.file.flush()
+            for board in self.boards.values():
+                board.flush()
+        except (OSError, tf.errors.OpError) as error:  # neither names a file, TensorFlow's no number either
+            number = getattr(error, "errno", None) or errno.ENOSPC
+            raise OSError(number, os.strerror(number), str(self.run.folder / "log.csv")) from error
         state = self.state._replace(step=self.step, seconds=time.monotonic() - self.started, best=self.best)
-        with contextlib.ExitStack() as drafts:  # all become whole at its end, the first of them last
-            draft = drafts.enter_context(whole(self.run.folder / CHECKPOINT))
-            # Room for the weights and Adam's two moments: where there is none, HDF5 would crash.
-            with open(draft, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, 3 * sum(w.numpy().nbytes for w in self.model.weights) + 2**20)
+        with whole(self.run.folder / CHECKPOINT) as draft:
+            # A look whether there is room for the weights and Adam's two moments: without it HDF5 crashes.
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                with open(draft, "wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, 3 * sum(w.numpy().nbytes for w in self.model.weights) + 2**20)
             self.model.save_weights(draft)
             with h5py.File(draft, "a") as file:
                 file.attrs["state"] = json.dumps(state._asdict())
-            if networks:
+            if networks:  # named just before the checkpoint, so that a kill hardly finds them of different steps
                 save_networks(self.model, self.run.folder)
         self.saved = time.monotonic()
         self.pause = max(30, 20 * (self.saved - begun))  # large networks take seconds to write
 
     def close(self):
-        """Also right after an exception in `on_train_begin`."""
-        for opened in (self.bar, self.file):
-            if opened is not None:
-                opened.close()
+        """Also right after an exception in `on_train_begin`, or a full disk."""
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        for opened in (self.bar, self.file):
+            if opened is not None:
+                with contextlib.suppress(OSError):  # of what could not be written, again
+                    opened.close()
 
 
 def draw_samples(images: np.ndarray, path: Path) -> None:
@@ -322,7 +337,7 @@ def draw_samples(images: np.ndarray, path: Path) -> None:
 
 
 def save_networks(model: keras.Model, folder: Path) -> None:
-    """Writes each of the model's networks as <name>.keras, all or none."""
+    """Writes each of the model's networks as <name>.keras; where one can't be written, none."""
     with contextlib.ExitStack() as drafts:
         for name, network in model.networks().items():
             network.save(drafts.enter_context(whole(folder / f"{name}.keras")))
@@ -338,16 +353,27 @@ def load_network(path: Path) -> keras.Model:
         with silenced():
             return keras.saving.load_model(path, compile=False)
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise data.UserError(f"{path} is damaged: delete {path.parent} and call train.py again") from error
+        raise data.UserError(f"{path} is damaged: delete it, and call the same again") from error
 
 
 def read_log(folder: Path) -> list[dict]:
-    """The lines of a run's log.csv, as text by column; empty where there is none."""
+    """The lines of a run's log.csv, as text by column; empty where there is none.
+
+    Raises:
+        UserError: a line is damaged.
+    """
     path = folder / "log.csv"
     if not path.is_file():
         return []
     with open(path, newline="") as file:  # whose last line a kill may have cut short
-        return list(csv.DictReader(line for line in file if line.endswith("\n")))
+        rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
+    for number, row in enumerate(rows, 2):
+        try:
+            int(row["step"])
+            [value == "" or float(value) for value in row.values()]
+        except (KeyError, TypeError, ValueError) as error:
+            raise data.UserError(f"{path} is damaged in line {number}: delete that line") from error
+    return rows
 
 
 def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None:
@@ -387,6 +413,8 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
                 try:
                     model.load_weights(run.folder / CHECKPOINT)
                 except (ValueError, OSError, KeyError) as error:
+                    if getattr(error, "errno", None):
+                        raise
                     raise data.UserError(
                         f"{run.folder / CHECKPOINT} does not fit the networks of {run.name}: delete {run.folder}"
                     ) from error
@@ -546,18 +574,19 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         state = read_state(run.folder)
         if state is None:
             raise data.UserError(f"nothing is trained in {run.folder}; first: {run.command('train.py')}")
-        if missing := [name for name in networks if not (run.folder / f"{name}.keras").is_file()]:
-            raise data.UserError(f"{missing[0]}.keras is gone from {run.folder}: delete that folder and train anew")
         dataset = run.row["dataset"]
         images = data.load(dataset)
-        if images.source != state.row["images"]:
-            raise data.UserError(
-                f"{run.folder} was trained on {state.row['images']}, but here is {images.source}: set DATA_DIR as then"
-            )
+        while True:
+            state = begin(run, images.source)
+            if missing := [name for name in networks if not (run.folder / f"{name}.keras").is_file()]:
+                remedy = f"delete {run.folder} and train anew" if state.best else f"first: {run.command('train.py')}"
+                raise data.UserError(f"{missing[0]}.keras is gone from {run.folder}; {remedy}")
+            loaded = {name: load_network(run.folder / f"{name}.keras") for name in networks}
+            if begin(run, images.source) == state:
+                break  # else a train.py at work has just saved
         describe(run, images)
         kept = f"; measured is step {state.best[1]:,}, of the lowest {run.row['keep']}" if state.best else ""
         print(f"  state   {state.step:,} of {run.steps:,} steps done{kept}")
-        loaded = {name: load_network(run.folder / f"{name}.keras") for name in networks}
         network = networks[0]
 
         real = images.test.images
@@ -573,6 +602,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
             return fid.frechet_distance(dev, fid.classifier_features(generate(drawer, len(dev), run.seed), dataset))
 
         snapshots = {int(path.stem): path for path in (run.folder / "snapshots").glob("[!~]*.keras")}
+        snapshots = {number: path for number, path in snapshots.items() if number <= state.step}
         by_step = {
             number: distance(loaded[network] if number == step else load_network(snapshots[number]))
             for number in sorted({*snapshots, step})

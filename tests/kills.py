@@ -22,7 +22,7 @@ from test_run import SCRIPTS, arrays, start
 from common import run
 
 SIGNALS = signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT
-STEPS = "105"
+STEPS = "405"
 
 
 def whole(folder):
@@ -52,8 +52,15 @@ def call(folder, *words):
     return time.monotonic() - begun
 
 
+def step(folder):
+    """Of the checkpoint in the one run there; 0 without one."""
+    states = [run.read_state(path) for path in (folder / "runs").glob("*/*")]
+    return states[0].step if states and states[0] else 0
+
+
 def kill(folder, words, moment, writing, number):
     """Sends a signal after `moment` seconds, or with the first file of which it is `writing` then; whether in time."""
+    before = step(folder)
     process = start(folder, *words, STEPS=STEPS)
     time.sleep(moment)
     while writing and process.poll() is None and not any(folder.rglob("~*")):
@@ -61,9 +68,15 @@ def kill(folder, words, moment, writing, number):
     in_time = process.poll() is None
     process.send_signal(number)
     try:
-        process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
+        process.kill()
         raise SystemExit(f"{words} does not end at signal {number}") from None
+    assert step(folder) >= before, f"{words} went from step {before} to {step(folder)}"
+    if "stopping after this step" in out:
+        assert "Traceback" not in err and process.returncode in (0, 128 + number), (out, err)
+        if process.returncode:
+            assert step(folder) > before, (before, out)  # what was done until then is kept
     for draft in folder.rglob("~*"):
         draft.unlink()  # so that the next one is seen
     return in_time

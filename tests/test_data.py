@@ -35,7 +35,7 @@ def test_mnist_of_data_dir(tmp_path, monkeypatch):
     arrays = write_npz(tmp_path / "mnist.npz")
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     mnist = data.load("mnist")
-    assert mnist.source == "MNIST" and mnist.origin == str(tmp_path / "mnist.npz")
+    assert mnist.source == "8,000 MNIST digits" and mnist.origin == str(tmp_path / "mnist.npz")
     assert [len(part.images) for part in mnist.splits().values()] == [2000, 5000, 1000]
     for part, x, y in (
         (mnist.train, arrays["x_train"][:2000], arrays["y_train"][:2000]),
@@ -54,7 +54,7 @@ def test_mnist_of_keras(tmp_path, monkeypatch):
     arrays = (a["x_train"], a["y_train"]), (a["x_test"], a["y_test"])
     monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: arrays)
     mnist = data.load("mnist")
-    assert mnist.source == "MNIST" and mnist.origin == "keras.datasets"
+    assert mnist.source == "8,000 MNIST digits" and mnist.origin == "keras.datasets"
     np.testing.assert_array_equal(mnist.test.images[:, 2:-2, 2:-2, 0], a["x_test"])
 
 
@@ -167,6 +167,7 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch, key):
         assert arrays[key].size and (tmp_path / "unpickled").exists()  # it would have
 
 
+PARTS = "train", "test"
 FUZZ = hypothesis.settings(
     deadline=None, derandomize=True, database=None, max_examples=100,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
@@ -200,8 +201,9 @@ def test_any_damage_to_an_npz_is_seen(tmp_path, monkeypatch, place, gone, new, c
     mnist = refused(lambda: data.load("mnist"), path)
     if mnist:
         with np.load(good) as arrays:
-            np.testing.assert_array_equal(mnist.train.images[:, 2:-2, 2:-2, 0], arrays["x_train"][:2000])
-            np.testing.assert_array_equal(mnist.test.labels, arrays["y_test"])
+            images, labels = (np.concatenate([part[i] for part in mnist[3:]]) for i in (0, 1))
+            for found, kind in ((images[:, 2:-2, 2:-2, 0], "x"), (labels, "y")):
+                np.testing.assert_array_equal(found, np.concatenate([arrays[f"{kind}_{part}"] for part in PARTS]))
 
 
 @FUZZ
@@ -539,6 +541,7 @@ def test_labels_stay_with_their_images():
 
 
 def test_real_mnist(real_mnist):
+    assert real_mnist.source == "MNIST"
     assert [len(part.images) for part in real_mnist.splits().values()] == [55_000, 5_000, 10_000]
     assert list(real_mnist.train.labels[:5]) == [5, 0, 4, 1, 9]  # the original's order
     assert list(real_mnist.test.labels[:5]) == [7, 2, 1, 0, 4]

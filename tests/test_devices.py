@@ -75,6 +75,66 @@ def steps(model, cpus):
     return found, [list(each) for each in zip(*weights)], first
 
 
+def test_fused_operations_are_keras():
+    """Batch norm, forward, back and in its moving statistics, and Adam: against Keras' own, over five steps."""
+
+    def made():
+        keras.utils.set_random_seed(0)
+        norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+        model = keras.Sequential(
+            [keras.Input([4, 4, 3]), keras.layers.Conv2D(8, 3, use_bias=False), norm, keras.layers.Dense(2)]
+        )
+        model.compile(keras.optimizers.Adam(1e-2, beta_1=0.5))
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = model(x, training=True)
+            loss = tf.reduce_mean((y - 1.0) ** 2)
+        gradients = tape.gradient(loss, [x, *model.trainable_variables])
+        model.optimizer.apply(gradients[1:], model.trainable_variables)
+        return y, gradients[0]
+
+    def kinds(model):
+        graph = tf.function(step).get_concrete_function(model, tf.TensorSpec([32, 4, 4, 3])).graph
+        return [operation.type for operation in graph.get_operations()]
+
+    plain, fused = made(), made()
+    devices.fuse(fused)
+    assert kinds(fused).count("FusedBatchNormGradV3") == 1 and kinds(fused).count("ResourceApplyAdam") == 5
+    assert len(kinds(plain)) > len(kinds(fused)) + 50
+    for i in range(5):
+        x = 2.0 + 3.0 * tf.random.stateless_normal([32, 4, 4, 3], [0, i])
+        for ours, theirs in zip(step(fused, x), step(plain, x)):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(fused.variables + fused.optimizer.variables, plain.variables + plain.optimizer.variables):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=ours.path)
+    x = tf.random.stateless_normal([32, 4, 4, 3], [1, 1])
+    np.testing.assert_allclose(fused(x), plain(x), rtol=1e-3, atol=1e-5)  # in inference mode
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_fused_steps_are_keras(model):
+    """A step of each model's first row: its losses, and but for signs of rounding errors its weights."""
+    module = import_module(f"{model}.train")
+    row = next(iter(module.RUNS.values()))
+    images = np.random.default_rng(0).integers(0, 256, [BATCH, 32, 32, 1], dtype=np.uint8)
+    batch = (images, np.arange(BATCH, dtype=np.uint8) % 10) if "labels" in row else images
+    found = []
+    for fused in (False, True):
+        made = module.build((32, 32, 1), **{key: value for key, value in row.items() if key not in run.OURS})
+        if fused:
+            devices.fuse(made)
+        logs = tf.function(made.train_step)(tf.nest.map_structure(tf.constant, batch))
+        found.append(({name: float(value) for name, value in logs.items()}, [w.numpy() for w in made.weights]))
+    (theirs, plain), (ours, weights) = found
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    different = np.concatenate([(np.abs(a - b) > 1e-6).ravel() for a, b in zip(plain, weights)])
+    assert different.mean() < 0.01
+
+
 def cluster(count):
     """A TF_CONFIG for each of so many workers on this machine."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]

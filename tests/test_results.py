@@ -112,6 +112,14 @@ def test_collect_does_what_is_new(tmp_path, capsys):
     before = kept.stat().st_mtime_ns
     results.collect(folders, tmp_path / "results")
     assert kept.stat().st_mtime_ns == before
+    # A later run that can't be kept leaves what is there.
+    whole = {path.name: path.read_bytes() for path in kept.parent.iterdir()}
+    (tmp_path / "runs" / "mnist_z10" / "metrics.json").write_text(json.dumps(RESULT | {"steps": 25_001}))
+    decoder = tmp_path / "runs" / "mnist_z10" / "decoder.keras"
+    decoder.write_bytes(decoder.read_bytes()[:-1000])
+    results.collect(folders[-1:], tmp_path / "results")
+    assert "not kept: " in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in kept.parent.iterdir()} == whole
     (tmp_path / "runs" / "mnist_z10" / "metrics.json").write_text(json.dumps(RESULT | {"steps": 20}))
     results.collect(folders[-1:], tmp_path / "results")
     assert "is of more images or steps than" in capsys.readouterr().out

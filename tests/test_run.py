@@ -243,14 +243,14 @@ def test_bad_input_gets_one_line(tmp_path):
 
 
 def test_a_disk_that_is_full_as_a_checkpoint_is_written(tmp_path):
-    """In a folder whose name is not ASCII and has a space, in a locale that knows no such letters."""
+    """In a folder whose name is not ASCII and has spaces, with LC_ALL=C."""
     folder = tmp_path / "Läufe & mehr"
     folder.mkdir()
     environment = os.environ | {"RUNS_DIR": str(folder / "runs"), "STEPS": "11", "LC_ALL": "C"}
     command = 'ulimit -f 4096; exec "$0" "$@"', sys.executable, ROOT / "vae" / "train.py"  # files of 2 MB at most
     result = subprocess.run(["sh", "-c", *command], env=environment, cwd=folder, capture_output=True, text=True)
     is_one_line(
-        result.returncode, result.stderr, f"{folder / 'runs'}", "checkpoint.weights.h5", "make room", "RUNS_DIR"
+        result.returncode, result.stderr, f"{folder / 'runs'}", "checkpoint.weights.h5", "mend that", "RUNS_DIR"
     )
     assert not list(folder.rglob("~*")) and not list(folder.rglob("decoder.keras"))
     code, out, err = call(folder, "vae/train.py", STEPS="11", LC_ALL="C")
@@ -261,12 +261,23 @@ def test_a_disk_that_is_full_as_a_checkpoint_is_written(tmp_path):
 def test_a_figure_that_cannot_be_written_gets_one_line(error, capsys):
     with pytest.raises(SystemExit) as stop, run.one_line_errors():
         raise error
-    is_one_line(stop.value.code, capsys.readouterr().err, error.filename or "a file", "make room")
+    is_one_line(stop.value.code, capsys.readouterr().err, error.filename or "a file", "mend that")
 
 
-def test_other_errors_of_the_system_are_not_hidden():
-    with pytest.raises(FileNotFoundError), run.one_line_errors():
-        open("/none/such")
+def test_other_errors_are_not_hidden():
+    with pytest.raises(OSError, match="ours"), run.one_line_errors():
+        raise OSError("ours")
+
+
+def test_a_log_that_is_damaged_is_named(tmp_path):
+    """But for a last line that was cut short, which does not count."""
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss,dev\n10,0.5,\n20,0.25,0.5\n30,0.1")
+    assert [row["step"] for row in run.read_log(tmp_path)] == ["10", "20"]
+    for line in ("30,0.1", "3O,0.1,", "30,0.1,1,2", "30,O.1,"):
+        path.write_text(f"step,loss,dev\n10,0.5,\n{line}\n40,0.1,\n")
+        with pytest.raises(data.UserError, match=r"log\.csv is damaged in line 3"):
+            run.read_log(tmp_path)
 
 
 @FUZZ
@@ -350,6 +361,9 @@ def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
     edited = {name: module.RUNS[name] | {"learning_rate": 7.0}}
     code = train_here(monkeypatch, tmp_path, module, edited, STEPS="105")
     is_one_line(code, capsys.readouterr().err, "another learning_rate", folder)
+    with pytest.raises(SystemExit) as stop:
+        run.test(edited, (), module.generate, module.CURVES, module.build)
+    is_one_line(stop.value.code, capsys.readouterr().err, "another learning_rate", folder)
     checkpoint = folder / "checkpoint.weights.h5"
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
     code = train_here(monkeypatch, tmp_path, module, STEPS="105")
