@@ -75,6 +75,12 @@ def test_each_row_steps_with_and_without_xla(row, images):
         assert np.isfinite([float(value) for value in model.get_metrics_result().values()]).all()
 
 
+def small(script, name):
+    """The row in batches of 4."""
+    row = MODULES[script].RUNS[name] | {"batch_size": 4}
+    return {name: row | ({"batches_per_step": 2} if script == "wgan" else {})}
+
+
 def train(monkeypatch, folder, script, name, stop_at=None):
     """`run.train` of the row, two steps in batches of 4; its exit code. At the frame of step `stop_at`: SIGTERM."""
     module = MODULES[script]
@@ -89,9 +95,8 @@ def train(monkeypatch, folder, script, name, stop_at=None):
     monkeypatch.setenv("RUNS_DIR", str(folder))
     monkeypatch.setenv("STEPS", "2")
     monkeypatch.setattr(sys, "argv", ["train.py", name])
-    runs = {name: module.RUNS[name] | {"batch_size": 4} | ({"batches_per_step": 2} if script == "wgan" else {})}
     try:
-        run.train(runs, module.build, generate, module.CURVES)
+        run.train(small(script, name), module.build, generate, module.CURVES)
     except SystemExit as stop:
         return stop.code
     return 0
@@ -124,7 +129,7 @@ def test_each_row_stops_resumes_and_is_measured(row, images, monkeypatch, tmp_pa
     few = functools.partial(infogan.test.attribute_numbers, count=10)
     monkeypatch.setattr(infogan.test, "attribute_numbers", few)
     capsys.readouterr()
-    run.test(module.RUNS, networks, module.generate, module.CURVES, module.report)
+    run.test(small(script, name), networks, module.generate, module.CURVES, module.report)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["dataset"] == "drawn faces" and metrics["steps"] == 2
     assert metrics["steps_planned"] == MODULES[script].RUNS[name]["steps"]
