@@ -212,11 +212,23 @@ def compare(model, precision):
         "peak (GFLOP/s)": peak,
         # At most: a thread of its own draws the next batches while a step computes.
         "waiting for data (share)": drawing / medians["keras"],
-        "memory above the import (MB)": {name: side("memory") for name, side in sides.items()},
     }
     for side in sides.values():
         side.close()
-    return result
+    return result | {
+        "memory above the import (MB)": {name: memory_of(name, model, precision, loaded) for name in sides}
+    }
+
+
+def memory_of(side, model, precision, loaded):
+    """The most that a process takes which does nothing else than the steps, MB above the import of its framework."""
+    made = Side(side, model, precision)
+    if side != "keras":
+        made("load", model, *loaded)
+    made("seconds", 50)
+    memory = made("memory")
+    made.close()
+    return memory
 
 
 def first_step(model):
