@@ -16,10 +16,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from conftest import run  # which keeps the frameworks quiet
 from PIL import Image
 from test_run import SCRIPTS, arrays, start
-
-from common import run
 
 SIGNALS = signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 STEPS = "405"

@@ -5,18 +5,16 @@ Prints, for each tenth of the time, the step reached and the largest resident me
 
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
+from conftest import run  # which keeps the frameworks quiet
 from test_run import start
 
 
 def main(minutes, model):
     with tempfile.TemporaryDirectory() as folder:
         process = start(Path(folder), f"{model}/train.py", STEPS="9999999")
-        lines = []
-        threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True).start()
         begun = time.monotonic()
         try:
             for part in range(1, 11):
@@ -24,11 +22,12 @@ def main(minutes, model):
                 while time.monotonic() - begun < minutes * 60 * part / 10:
                     status = Path(f"/proc/{process.pid}/status").read_text()
                     if "VmRSS:" not in status:
-                        raise SystemExit(f"it ended: {lines[-3:]} {process.stderr.read()}")
+                        raise SystemExit(f"it ended: {process.communicate()}")
                     largest = max(largest, int(status.split("VmRSS:")[1].split()[0]) / 1024)
                     time.sleep(2)
-                step = [line.split()[1] for line in lines if line.startswith("  step ")][-1]
-                print(f"{minutes * part / 10:5.1f} min  step {step:>9}  {largest:5.0f} MB", flush=True)
+                log = [line for path in Path(folder).glob("runs/*/*") for line in run.read_log(path)]
+                step = int(log[-1]["step"]) if log else 0
+                print(f"{minutes * part / 10:5.1f} min  step {step:>9,}  {largest:5.0f} MB", flush=True)
         finally:
             process.kill()
             process.wait()
