@@ -528,6 +528,22 @@ def test_batches_are_a_function_of_seed_and_step():
     assert (numbers(0, 12, seed=1) != steps).any()
 
 
+def test_images_are_drawn_from_where_they_lie(digits):
+    """The loaders' images are not copied for TensorFlow; those that begin where it can't use them are."""
+    images = digits.train.images
+    before, odd = images.copy(), np.empty(images.size + 1, np.uint8)[1:].reshape(images.shape)
+    odd[:] = images
+    in_place, copied = (data.batches(x, 64, 0, 0, 2) for x in (images, odd))
+    expected = np.stack([*copied])
+    np.testing.assert_array_equal(np.stack([*in_place]), expected)
+    images[:], odd[:] = 0, 0
+    try:
+        assert not np.stack([*in_place]).any()
+        np.testing.assert_array_equal(np.stack([*copied]), expected)
+    finally:
+        images[:] = before
+
+
 def test_an_attribute_that_is_not_there(digits):
     faces = digits.test._replace(labels=np.zeros([1000, 2], np.uint8))
     with pytest.raises(data.UserError, match=r"no attribute 'Smiling' .* Male, Young"):

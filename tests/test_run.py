@@ -15,7 +15,9 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_data import FUZZ
 
 import acgan.train
@@ -145,6 +147,20 @@ def test_saved_networks_load_without_our_code(trained):
     assert images.shape == (4, 32, 32, 1) and low <= images.min() and images.max() <= 1
 
 
+def boards(run):
+    """What TensorBoard shows of a run: the steps and values of each of its curves."""
+    shown = {}
+    for folder in (run / "tensorboard").iterdir():
+        events = EventAccumulator(str(folder), {"tensors": 0})
+        events.Reload()
+        for tag in events.Tags()["tensors"]:
+            points = [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
+            assert [step for step, _ in points] == sorted({step for step, _ in points}), (folder, tag)
+            shown[folder.name, tag] = points
+    assert shown
+    return shown
+
+
 def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     """SIGTERM, then SIGKILL, then to the end: the same weights, bit for bit, and the same log."""
     script, whole, _ = trained
@@ -173,6 +189,7 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     for name, value in theirs.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
     assert (run / "log.csv").read_text() == (whole / "log.csv").read_text()
+    assert boards(run) == boards(whole)
     assert {p.name for p in run.rglob("*.png")} == {p.name for p in whole.rglob("*.png")} - {
         # test.py drew these in the undisturbed run
         *("fid_by_step.png", "interpolation.png", "extrapolation.png", "reconstructions.png", "dev_sheet.png"),
