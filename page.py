@@ -61,7 +61,7 @@ class Results(dict):
     def __init__(self, folder: Path):
         super().__init__()
         self.folder, self.left_out, found = folder, [], {}
-        for path in sorted(folder.glob("*/*/metrics.json")):
+        for path in sorted(folder.glob("*/[!~]*/metrics.json")):
             result, name = results.read(path), f"`{path.parent.relative_to(folder)}`"
             if result is None:
                 self.left_out.append(f"{name} (damaged)")

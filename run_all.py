@@ -148,7 +148,7 @@ class Caller:
             for line in self.process.stdout:
                 print(line, end="", flush=True)
                 with contextlib.suppress(OSError):  # a full disk, which the script itself survives
-                    print(line, end="", file=log, flush=True)
+                    log.write(line.encode())
                 last = line.strip() or last
         return self.process.returncode, last
 
@@ -168,10 +168,10 @@ def main(words):
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise data.UserError(
-                f"cannot write to {path.parent} ({error.strerror}): set RUNS_DIR to a folder"
+                f"cannot write to {path.parent} ({error.strerror}): set RUNS_DIR to a folder that can be written"
             ) from error
         call.wait(job.run)
-        with open(path, "a") as log:
+        with open(path, "ab", buffering=0) as log:
             for file in job.calls:
                 if call.stopped_by:
                     break

@@ -14,7 +14,11 @@ def silenced() -> Iterator[None]:
     # TensorFlow's first messages heed no TF_CPP_MIN_LOG_LEVEL (tensorflow issue 100442).
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as file:
+    try:
+        file = tempfile.TemporaryFile()
+    except OSError:  # all disks are full
+        file = open(os.devnull, "r+b")
+    with file:
         os.dup2(file.fileno(), 2)
         try:
             yield

@@ -307,7 +307,8 @@ def _npz(file: str, image_shape: tuple[int, ...]) -> tuple[np.ndarray, ...] | No
         with np.load(path, allow_pickle=False) as arrays:
             x_train, y_train, x_test, y_test = (arrays[key] for key in ("x_train", "y_train", "x_test", "y_test"))
     except Exception as error:  # zip, zlib and NumPy each have their own for a damaged file
-        raise UserError(f"{path} is damaged ({error}): get it again, or delete it to have it downloaded") from error
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is damaged ({why}): get it again, or delete it to have it downloaded") from error
     for x, y, least in ((x_train, y_train, 6000), (x_test, y_test, 1000)):
         if x.shape != (y.size, *image_shape) or x.dtype != np.uint8 or len(x) < least:
             found, shape = f"{x.dtype} {x.shape} and {y.size} labels", ", ".join(map(str, image_shape))

@@ -83,8 +83,12 @@ def keep(folder: Path, target: Path, result: dict) -> None:
             if (draft / f"{name}.keras").stat().st_size > 1_000_000:
                 (draft / f"{name}.keras").unlink()
     shutil.copy(folder / "metrics.json", draft)
-    shutil.rmtree(target, ignore_errors=True)
+    old = target.with_name(f"~old-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
     draft.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def table() -> str:
@@ -94,7 +98,7 @@ def table() -> str:
     lines = [columns, ["---", "---", *["---:"] * (len(columns) - 5), "---", "---:", "---"]]
     real = {}
     order = {"mnist": 0, "cifar10": 1, "celeba": 2}
-    paths = RESULTS.glob("*/*/metrics.json")
+    paths = RESULTS.glob("*/[!~]*/metrics.json")
     for path in sorted(paths, key=lambda path: (order[re.match("[a-z0-9]+", path.parent.name)[0]], path)):
         if (result := read(path)) is None:
             continue

@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -147,6 +148,7 @@ class State(NamedTuple):
     row: dict
     seed: int
     best: tuple[float, int] | None = None  # the lowest value of the log's column row["keep"], and its step
+    checksum: int | None = None  # of the file's arrays
 
 
 def read_state(folder: Path) -> State | None:
@@ -157,10 +159,46 @@ def read_state(folder: Path) -> State | None:
     try:
         with h5py.File(path) as file:
             return State(**json.loads(file.attrs["state"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except TypeError as error:
+        raise data.UserError(
+            f"{path} is of another version ({error}): delete {folder} to start anew, or set RUNS_DIR"
+        ) from error
+    except (OSError, KeyError, ValueError) as error:
         if getattr(error, "errno", None):  # not of the file's contents
             raise
         raise data.UserError(f"{path} is damaged ({error}): delete {folder} to start anew") from error
+
+
+def checksum(file: h5py.File) -> int:
+    """Of all arrays of a weights file, their names and places; HDF5 itself keeps none."""
+    sums = []
+
+    def add(name, item):
+        if isinstance(item, h5py.Dataset):
+            sums.append((name, zlib.crc32(item[()])))
+
+    file.visititems(add)
+    return zlib.crc32(repr(sums).encode())
+
+
+def load_weights(model: keras.Model, state: State, run: Run) -> None:
+    """Those of the run's checkpoint, whose state is `state`.
+
+    Raises:
+        UserError: the file is damaged, or of another model.
+    """
+    path = run.folder / CHECKPOINT
+    try:
+        with h5py.File(path) as file:
+            whole_file = state.checksum in (None, checksum(file))
+        if whole_file:
+            model.load_weights(path)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        if getattr(error, "errno", None):
+            raise
+        raise data.UserError(f"{path} does not fit the networks of {run.name}: delete {run.folder}") from error
+    if not whole_file:
+        raise data.UserError(f"{path} is damaged (its checksum differs): delete {run.folder} to start anew")
 
 
 class Recorder(keras.callbacks.Callback):
@@ -203,10 +241,15 @@ class Recorder(keras.callbacks.Callback):
         fields = ["step", *self.names, *(f"dev_{name}" for name in self.names if self.has_dev)]
         # What goes beyond the checkpoint is cut back to it: in the log no line twice, none missing.
         rows = [row for row in read_log(folder) if int(row["step"]) <= self.step]
-        for part in ("samples", "snapshots"):
-            for path in (folder / part).glob("[!~]*"):
-                if int(path.stem) > self.step:
-                    path.unlink()
+        if rows and [*rows[0]] != fields:
+            raise data.UserError(f"{folder / 'log.csv'} has other columns, of another version: delete {folder}")
+        if self.step and (not rows or int(rows[-1]["step"]) != self.step):
+            print(f"*** {folder / 'log.csv'} lacks steps before the checkpoint's, {self.step:,}: the curves will, too")
+        for path in (*(folder / "samples").glob("[0-9]*"), *(folder / "snapshots").glob("[0-9]*")):
+            if int(path.stem) > self.step:
+                path.unlink()
+        for path in (folder / "tensorboard").glob("*/events*"):
+            cut(path, self.step)
         with whole(folder / "log.csv") as draft, open(draft, "w", newline="") as file:
             writer = csv.DictWriter(file, fields)
             writer.writeheader()
@@ -301,6 +344,7 @@ class Recorder(keras.callbacks.Callback):
                                 tf.summary.scalar(metric, row[prefix + metric])
             self.rows = []
             self.file.flush()
+            os.fsync(self.file.fileno())  # the checkpoint is not to outlive it in a power cut
             for board in self.boards.values():
                 board.flush()
         except (OSError, tf.errors.OpError) as error:  # neither names a file, TensorFlow's no number either
@@ -314,7 +358,7 @@ class Recorder(keras.callbacks.Callback):
                     os.posix_fallocate(file.fileno(), 0, 3 * sum(w.numpy().nbytes for w in self.model.weights) + 2**20)
             self.model.save_weights(draft)
             with h5py.File(draft, "a") as file:
-                file.attrs["state"] = json.dumps(state._asdict())
+                file.attrs["state"] = json.dumps(state._replace(checksum=checksum(file))._asdict())
             if networks:  # named just before the checkpoint, so that a kill hardly finds them of different steps
                 save_networks(self.model, self.run.folder)
         self.saved = time.monotonic()
@@ -328,6 +372,19 @@ class Recorder(keras.callbacks.Callback):
             if opened is not None:
                 with contextlib.suppress(OSError):  # of what could not be written, again
                     opened.close()
+
+
+def cut(path: Path, step: int) -> None:
+    """Takes what is beyond `step` out of a file of TensorBoard's."""
+    events = []
+    with contextlib.suppress(tf.errors.DataLossError):  # the last of which a kill may have cut short
+        for event in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            events.append(event)
+    kept = [event for event in events if tf.compat.v1.Event.FromString(event).step <= step]
+    if len(kept) < len(events):
+        with whole(path) as draft, tf.io.TFRecordWriter(str(draft)) as writer:
+            for event in kept:
+                writer.write(event)
 
 
 def draw_samples(images: np.ndarray, path: Path) -> None:
@@ -397,6 +454,10 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         images = data.load(run.row["dataset"])
         if not worker:  # of several workers the chief alone writes
             held.enter_context(own_folder(run))
+            # Drafts of one that was killed.
+            for part in ("samples/~*", "snapshots/~*", "tensorboard/*/~*", "~*.keras", f"~*{CHECKPOINT}"):
+                for draft in run.folder.glob(part):
+                    draft.unlink()
         state = begin(run, images.source)
         describe(run, images)
         if count > 1:
@@ -410,14 +471,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         with silenced(), strategy.scope():
             model = build(images.train.images.shape[1:], seed=run.seed, **run.hyper)
             if state.step:
-                try:
-                    model.load_weights(run.folder / CHECKPOINT)
-                except (ValueError, OSError, KeyError) as error:
-                    if getattr(error, "errno", None):
-                        raise
-                    raise data.UserError(
-                        f"{run.folder / CHECKPOINT} does not fit the networks of {run.name}: delete {run.folder}"
-                    ) from error
+                load_weights(model, state, run)
         stopped_by = None
         if state.step >= run.steps:
             print(f"  trained already, {run.steps:,} steps; to train anew, delete {run.folder}")
@@ -451,22 +505,19 @@ def own_folder(run: Run) -> Iterator[None]:
     try:
         for part in ("samples", "snapshots"):
             (run.folder / part).mkdir(parents=True, exist_ok=True)
-        (run.folder / "samples" / "~").write_bytes(b"")
-        (run.folder / "samples" / "~").unlink()
+        held = open(run.folder / ".lock", "w")
     except OSError as error:
-        raise data.UserError(f"cannot write to {run.folder} ({error.strerror}): set RUNS_DIR to a folder") from error
-    held = os.open(run.folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(held)
-        raise InUse(f"another train.py is at work in {run.folder}: wait for it, or set RUNS_DIR") from error
-    except OSError:
-        pass  # a file system without locks
-    try:
+        raise data.UserError(
+            f"cannot write to {run.folder} ({error.strerror}): set RUNS_DIR to a folder that can be written"
+        ) from error
+    with held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InUse(f"another train.py is at work in {run.folder}: wait for it, or set RUNS_DIR") from error
+        except OSError as error:
+            print(f"*** {run.folder} can't be locked ({error.strerror}): see that no second train.py works in it")
         yield
-    finally:
-        os.close(held)
 
 
 def begin(run: Run, source: str) -> State:
@@ -518,7 +569,8 @@ def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, genera
     strategy = model.distribute_strategy
     recorder = Recorder(run, state, generate, images.dev.images, devices.worker(strategy)[0] == 0)
     devices.join(model, strategy, recorder.asked)
-    devices.tune(model, images.train.images.shape[1:], recorder.round, strategy)
+    # (Steps done on several devices may be no multiple of ten.)
+    devices.tune(model, images.train.images.shape[1:], math.gcd(recorder.round, state.step), strategy)
     try:
         model.fit(devices.shares(batches(run, images, state.step), strategy), callbacks=[recorder], verbose=0)
     except FloatingPointError as error:
@@ -533,7 +585,7 @@ def fit(run: Run, state: State, model: keras.Model, images: data.Dataset, genera
 def draw_training(run: Run, curves: dict) -> None:
     """The figures of the training itself."""
     plots.curves(read_log(run.folder), curves, run.folder / "curves.png", run.title)
-    plots.gif(sorted((run.folder / "samples").glob("[!~]*.png")), run.folder / "training.gif")
+    plots.gif(sorted((run.folder / "samples").glob("[0-9]*.png")), run.folder / "training.gif")
 
 
 def latent_space(run: Run, images: data.Dataset, to_images: Callable, latent_dim: int) -> dict:
@@ -601,7 +653,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         def distance(drawer):
             return fid.frechet_distance(dev, fid.classifier_features(generate(drawer, len(dev), run.seed), dataset))
 
-        snapshots = {int(path.stem): path for path in (run.folder / "snapshots").glob("[!~]*.keras")}
+        snapshots = {int(path.stem): path for path in (run.folder / "snapshots").glob("[0-9]*.keras")}
         snapshots = {number: path for number, path in snapshots.items() if number <= state.step}
         by_step = {
             number: distance(loaded[network] if number == step else load_network(snapshots[number]))

@@ -1,11 +1,12 @@
 """Kills train.py and test.py at random moments: python tests/kills.py [kills of each] [model ...]
 
-Every second kill comes as soon as a file is being written. After each the run's files must be whole, or not there;
-after the last, the same command must end in what an undisturbed run has: weights, log and numbers bit for bit.
+Every second kill comes as soon as a file is being written. After each the run's files must be whole, or not there, and
+whenever a run has come to its end, it must have what an undisturbed one has: weights, log and numbers bit for bit.
 """
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,39 +82,50 @@ def kill(folder, words, moment, writing, number):
     return in_time
 
 
+def same(script, ours, theirs):
+    """Fails unless two finished runs hold the same weights and the same log."""
+    a, b = (arrays(folder / run.CHECKPOINT) for folder in (ours, theirs))
+    assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a), script
+    assert (ours / "log.csv").read_text() == (theirs / "log.csv").read_text(), script
+
+
 def main(kills, scripts):
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # which nohup may have had ignored, here and in what we start
-    rng, tried = random.Random(0), Counter()
+    # Which nohup may have had ignored, here and in what we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    rng, tried, finished = random.Random(0), Counter(), 0
     for script in scripts:
         with tempfile.TemporaryDirectory() as name:
             parents = [Path(name) / part for part in ("undisturbed", "disturbed")]
             for parent in parents:
                 parent.mkdir()
+            theirs, ours = (parent / "runs" / script for parent in parents)
             for file in ("train.py", "test.py"):
-                words = [f"{script}/{file}"]
+                words, count = [f"{script}/{file}"], 0
                 seconds = call(parents[0], *words)
-                for i in range(kills):
+                while count < kills:
+                    if file == "train.py" and step(parents[1]) == int(STEPS):  # the kills let it come to its end
+                        same(script, *(next(parent.iterdir()) for parent in (ours, theirs)))
+                        shutil.rmtree(ours)
+                        finished += 1
                     number = rng.choice(SIGNALS)
                     # (The second half of the time has more to lose than the first, which imports TensorFlow.)
                     moment = seconds * rng.triangular(0, 1, 0.8)
-                    if kill(parents[1], words, moment, i % 2, number):
+                    if kill(parents[1], words, moment, count % 2, number):
                         tried[script, file, number.name] += 1
-                    for folder in (parents[1] / "runs").glob("*/*"):
+                        count += 1
+                    for folder in ours.glob("*"):
                         whole(folder)
                 call(parents[1], *words)
-            ours, theirs = (next((parent / "runs" / script).iterdir()) for parent in parents)
-            a, b = (arrays(folder / run.CHECKPOINT) for folder in (ours, theirs))
-            assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a), script
-            assert (ours / "log.csv").read_text() == (theirs / "log.csv").read_text(), script
-            numbers = [json.loads((folder / "metrics.json").read_text()) | {"seconds": 0} for folder in (ours, theirs)]
+            folders = [next(parent.iterdir()) for parent in (ours, theirs)]
+            same(script, *folders)
+            finished += 1
+            numbers = [json.loads((folder / "metrics.json").read_text()) | {"seconds": 0} for folder in folders]
             assert numbers[0] == numbers[1], script
             files = [{path.relative_to(folder) for path in folder.rglob("*.*")
-                      if "tensorboard" not in path.parts} for folder in (ours, theirs)]  # fmt: skip
+                      if "tensorboard" not in path.parts} for folder in folders]  # fmt: skip
             assert files[0] == files[1], script
-        print(script, dict(tried), flush=True)
-    print(f"{sum(tried.values())} kills; nothing was lost")
+        print({" ".join(key): n for key, n in tried.items() if key[0] == script}, flush=True)
+    print(f"{tried.total()} kills; nothing was lost, and {finished} runs ended as if undisturbed")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from test_run import start
 
 
 def main(minutes, model):
-    with tempfile.TemporaryDirectory() as folder:
-        process = start(Path(folder), f"{model}/train.py", STEPS="9999999")
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder, "terminal"), "w+") as terminal:
+        # (A pipe that nobody reads would be full, and the training wait, before the hour is over.)
+        process = start(Path(folder), f"{model}/train.py", output=terminal, STEPS="9999999")
         begun = time.monotonic()
         try:
             for part in range(1, 11):
@@ -22,7 +23,7 @@ def main(minutes, model):
                 while time.monotonic() - begun < minutes * 60 * part / 10:
                     status = Path(f"/proc/{process.pid}/status").read_text()
                     if "VmRSS:" not in status:
-                        raise SystemExit(f"it ended: {process.communicate()}")
+                        raise SystemExit(f"it ended: {Path(folder, 'terminal').read_text()}")
                     largest = max(largest, int(status.split("VmRSS:")[1].split()[0]) / 1024)
                     time.sleep(2)
                 log = [line for path in Path(folder).glob("runs/*/*") for line in run.read_log(path)]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -21,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_data import FUZZ
 
 import acgan.train
+import common
 import dcgan.train
 import infogan.train
 import vae.train
@@ -35,12 +37,12 @@ SCRIPTS = tuple(MODULES)
 ROUNDS = [*range(10, 105, 10), 105]  # the steps that end one of ten steps, and the last
 
 
-def start(folder, *words, **environment):
+def start(folder, *words, output=subprocess.PIPE, **environment):
     """`python words` in another folder than the repository's, without a terminal."""
     environment = os.environ | {"RUNS_DIR": str(folder / "runs")} | environment
     return subprocess.Popen(
         [sys.executable, ROOT / words[0], *words[1:]],
-        env=environment, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment, cwd=folder, text=True, stdout=output, stderr=output,
     )  # fmt: skip
 
 
@@ -175,6 +177,9 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
         columns = file.readline().count(",")
         file.seek(0, os.SEEK_END)
         file.write(f"100{',1' * columns}\n105,1")
+    with tf.summary.create_file_writer(str(run / "tensorboard" / "train")).as_default(step=100):
+        tf.summary.scalar(next(name for part, name in boards(whole) if part == "train"), 1.0)
+    (run / "samples" / "~1-00000010.png").write_bytes(b"half")
     (run / "~1-samples.png").write_bytes(b"half")
     os.utime(run / "~1-samples.png", (0, 0))
     process = start(tmp_path, f"{script}/train.py", STEPS="105")
@@ -281,6 +286,16 @@ def test_a_figure_that_cannot_be_written_gets_one_line(error, capsys):
     is_one_line(stop.value.code, capsys.readouterr().err, error.filename or "a file", "mend that")
 
 
+def test_messages_are_kept_from_the_terminal_where_all_disks_are_full(monkeypatch, capfd):
+    def full():
+        raise FileNotFoundError(2, "No usable temporary directory")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with common.silenced():
+        os.write(2, b"noise")
+    assert capfd.readouterr().err == ""
+
+
 def test_other_errors_are_not_hidden():
     with pytest.raises(OSError, match="ours"), run.one_line_errors():
         raise OSError("ours")
@@ -382,6 +397,18 @@ def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
         run.test(edited, (), module.generate, module.CURVES, module.build)
     is_one_line(stop.value.code, capsys.readouterr().err, "another learning_rate", folder)
     checkpoint = folder / "checkpoint.weights.h5"
+    state = run.read_state(folder)
+    name = next(name for name, value in arrays(checkpoint).items() if value.shape)
+    with h5py.File(checkpoint, "a") as file:  # a single bit
+        changed = file[name][()]
+        changed.view(np.uint8).flat[0] ^= 1
+        file[name][...] = changed
+    code = train_here(monkeypatch, tmp_path, module, STEPS="105")
+    is_one_line(code, capsys.readouterr().err, checkpoint, "checksum")
+    with h5py.File(checkpoint, "a") as file:
+        file.attrs["state"] = json.dumps(state._asdict() | {"new": 1})
+    code = train_here(monkeypatch, tmp_path, module, STEPS="105")
+    is_one_line(code, capsys.readouterr().err, checkpoint, "another version")
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
     code = train_here(monkeypatch, tmp_path, module, STEPS="105")
     is_one_line(code, capsys.readouterr().err, checkpoint)
@@ -395,6 +422,23 @@ def test_another_keras_backend_does_no_harm(tmp_path):
     environment = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(tmp_path), "STEPS": "2"}
     code, _, err = call(tmp_path, "vae/train.py", **environment)
     assert (code, err) == (0, "")
+
+
+def test_a_log_that_does_not_fit_the_checkpoint(monkeypatch, tmp_path, capsys):
+    """One of other columns is refused; of one that is gone it is said what the curves lack."""
+    folder = tmp_path / "vae" / "mnist_z100-steps25"
+    assert train_here(monkeypatch, tmp_path, vae.train, STEPS="25") == 0
+    with h5py.File(folder / run.CHECKPOINT, "a") as file:  # as if it had been stopped
+        state = json.loads(file.attrs["state"]) | {"step": 24}
+        file.attrs["state"] = json.dumps(state)
+    text = (folder / "log.csv").read_text()
+    (folder / "log.csv").write_text(text.replace("kl", "divergence"))
+    code = train_here(monkeypatch, tmp_path, vae.train, STEPS="25")
+    is_one_line(code, capsys.readouterr().err, folder / "log.csv", "other columns")
+    (folder / "log.csv").unlink()
+    assert train_here(monkeypatch, tmp_path, vae.train, STEPS="25") == 0
+    assert f"{folder / 'log.csv'} lacks steps before the checkpoint's, 24" in capsys.readouterr().out
+    assert [row["step"] for row in run.read_log(folder)] == ["25"]
 
 
 def test_weights_that_are_no_numbers_are_not_saved(monkeypatch, tmp_path):
