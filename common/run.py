@@ -338,10 +338,11 @@ class Recorder(keras.callbacks.Callback):
                 self.log.writerow(row)
                 for name, board in self.boards.items():
                     prefix = "dev_" if name == "dev" else ""
-                    with board.as_default(step=row["step"]):
+                    # NumPy's, since TensorFlow keeps each number of Python's for ever: 6 kB a line.
+                    with board.as_default(step=np.int64(row["step"])):
                         for metric in self.names:
                             if prefix + metric in row:
-                                tf.summary.scalar(metric, row[prefix + metric])
+                                tf.summary.scalar(metric, np.float32(row[prefix + metric]))
             self.rows = []
             self.file.flush()
             os.fsync(self.file.fileno())  # the checkpoint is not to outlive it in a power cut
