@@ -190,15 +190,13 @@ def load_weights(model: keras.Model, state: State, run: Run) -> None:
     path = run.folder / CHECKPOINT
     try:
         with h5py.File(path) as file:
-            whole_file = state.checksum in (None, checksum(file))
-        if whole_file:
-            model.load_weights(path)
+            if state.checksum not in (None, checksum(file)):
+                raise data.UserError(f"{path} is damaged (its checksum differs): delete {run.folder} to start anew")
+        model.load_weights(path)
     except (ValueError, OSError, KeyError, TypeError) as error:
         if getattr(error, "errno", None):
             raise
         raise data.UserError(f"{path} does not fit the networks of {run.name}: delete {run.folder}") from error
-    if not whole_file:
-        raise data.UserError(f"{path} is damaged (its checksum differs): delete {run.folder} to start anew")
 
 
 class Recorder(keras.callbacks.Callback):
