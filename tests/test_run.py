@@ -441,7 +441,15 @@ def test_a_log_that_does_not_fit_the_checkpoint(monkeypatch, tmp_path, capsys):
     assert [row["step"] for row in run.read_log(folder)] == ["25"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells the memory in use on Linux alone")
+def memory():
+    """Resident, MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells the memory in use on Linux alone")
+
+
+@on_linux
 def test_the_log_takes_no_memory(tmp_path):
     """However many lines are written: TensorFlow would keep 6 kB of each if it were given Python's numbers."""
     recorder = run.Recorder(run.Run(ROOT, "row", {}, 0, 4000, tmp_path), run.State(0, 0.0, {}, 0), None, None, True)
@@ -453,10 +461,29 @@ def test_the_log_takes_no_memory(tmp_path):
         steps = range(recorder.step - 999, recorder.step + 1)
         recorder.rows = [{"step": step, **dict(zip(recorder.names, rng.random(7).tolist()))} for step in steps]
         recorder.save(networks=False)
-        used.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20)
+        used.append(memory())
     recorder.close()
     assert used[-1] - used[0] < 8  # MB; of 3,000 lines it was 18
     assert len(run.read_log(tmp_path)) == 4000
+
+
+@on_linux
+def test_checkpoints_take_no_memory(tmp_path):
+    """However many: Keras would make a new optimizer at each, whose names TensorFlow would keep, 70 kB."""
+    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.fit(np.zeros([1, 1]), np.zeros([1, 1]), verbose=0)
+    recorder = run.Recorder(run.Run(ROOT, "row", {}, 0, 4000, tmp_path), run.State(0, 0.0, {}, 0), None, None, True)
+    recorder.set_model(model)
+    recorder.names, recorder.has_dev, recorder.started = [], False, 0.0
+    recorder.open()
+    used = []
+    for _ in range(2):
+        for _ in range(100):
+            recorder.save(networks=False)
+        used.append(memory())
+    recorder.close()
+    assert used[1] - used[0] < 3  # MB; it was 7
 
 
 def test_weights_that_are_no_numbers_are_not_saved(monkeypatch, tmp_path):
