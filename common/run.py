@@ -556,7 +556,8 @@ def describe(run: Run, images: data.Dataset) -> None:
     each = f"{run.row['batches_per_step']} x " if "batches_per_step" in run.row else ""
     print(f"{run.title}: {run.steps:,} steps of batch {each}{run.row['batch_size']}, seed {run.seed}")
     print(f"  data    {images.source} of {images.origin}: {counts} images of {shape}")
-    print(f"  device  {device or f'CPU, {os.cpu_count()} cores'}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS has no such
+    print(f"  device  {device or f'CPU, {cores} core' + 's' * (cores > 1)}")
     print(f"  folder  {run.folder}", flush=True)
     if not devices.GPUS and Path("/dev/nvidia0").exists():
         print("  There is an NVIDIA GPU, but TensorFlow can't use it: pip install -e '.[gpu]'")
