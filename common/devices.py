@@ -139,7 +139,7 @@ def fuse(model: keras.Model) -> None:
         )  # fmt: skip
 
     def call(layer: keras.layers.BatchNormalization, plain: Callable, x, training=None, mask=None):
-        if not training or len(x.shape) != 4:
+        if not (training and layer.trainable and layer.scale and layer.center) or len(x.shape) != 4:
             return plain(x, training=training, mask=mask)
         x, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=layer.gamma.value, offset=layer.beta.value, mean=[], variance=[], epsilon=layer.epsilon
@@ -151,7 +151,7 @@ def fuse(model: keras.Model) -> None:
         return x
 
     for part in vars(model).values():
-        if type(part) is keras.optimizers.Adam:
+        if type(part) is keras.optimizers.Adam and not part.amsgrad:
             part.update_step = functools.partial(update_step, part)
     for layer in batch_norms(model):
         layer.call = functools.partial(call, layer, layer.call)

@@ -80,13 +80,13 @@ def steps(model, cpus):
 def test_fused_operations_are_keras():
     """Batch norm, forward, back and in its moving statistics, and Adam: against Keras' own, over five steps."""
 
-    def made():
+    def made(amsgrad=False, **options):
         keras.utils.set_random_seed(0)
-        norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+        norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **options)
         model = keras.Sequential(
             [keras.Input([4, 4, 3]), keras.layers.Conv2D(8, 3, use_bias=False), norm, keras.layers.Dense(2)]
         )
-        model.compile(keras.optimizers.Adam(1e-2, beta_1=0.5))
+        model.compile(keras.optimizers.Adam(1e-2, beta_1=0.5, amsgrad=amsgrad))
         model.optimizer.build(model.trainable_variables)
         return model
 
@@ -115,6 +115,10 @@ def test_fused_operations_are_keras():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=ours.path)
     x = tf.random.stateless_normal([32, 4, 4, 3], [1, 1])
     np.testing.assert_allclose(fused(x), plain(x), rtol=1e-3, atol=1e-5)  # in inference mode
+    for options in ({"amsgrad": True, "scale": False}, {"amsgrad": True, "trainable": False}):  # Keras' own work
+        model = made(**options)
+        devices.fuse(model)
+        assert not {"FusedBatchNormV3", "ResourceApplyAdam"} & {*kinds(model)}
 
 
 @pytest.mark.parametrize("model", MODELS)
