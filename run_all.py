@@ -1,7 +1,7 @@
 """Trains and tests the rows of all scripts, one after the other: ./run_all.sh [word ...]
 
-Takes the rows whose names hold all the words ("vae mnist_z10"; without a word all rows), and of these does what is
-missing: it can be stopped and called again at any time. A row that fails does not keep the others. DATA_DIR, RUNS_DIR,
+Takes the rows that all the words name, each word the script, the row or a part of its name ("vae", "mnist_z10",
+"mnist"; without a word all rows), and of these does what is missing: it can be stopped and called again at any time. A row that fails does not keep the others. DATA_DIR, RUNS_DIR,
 SEED and STEPS are those of the scripts; with STEPS it is a rehearsal, whose results and page stay in RUNS_DIR.
 """
 
@@ -32,14 +32,14 @@ class Job(NamedTuple):
 
 
 def plan(words):
-    """The jobs of the rows whose names hold all `words`; why datasets are not there, by name."""
+    """The jobs of the rows that all `words` name; why datasets are not there, by name."""
     chosen = []
     for script in sorted(path.parent for path in ROOT.glob("*/train.py")):
         runs = import_module(f"{script.name}.train").RUNS
-        names = [name for name in runs if all(word in f"{script.name} {name}" for word in words)]
+        names = [name for name in runs if {*words} <= {script.name, name, *name.split("_")}]
         chosen += [run.named(script, runs, name) for name in names]
     if not chosen:
-        raise data.UserError(f"no row's name holds {' and '.join(words)}: without a word, ./run_all.sh takes all rows")
+        raise data.UserError(f"no row is called {' and '.join(words)}: without a word, ./run_all.sh takes all rows")
     sources, why = {}, {}
     for dataset in sorted({each.row["dataset"] for each in chosen}):
         try:
@@ -88,7 +88,7 @@ def show(jobs, why):
     """What will be done."""
     todo = [job for job in jobs if job.calls]
     unknown = sum(job.seconds is None for job in todo)
-    print(f"{len(jobs)} rows, {len(todo)} to do: about {about(sum(job.seconds or 0 for job in todo))} by the pace "
+    print(f"rows: {len(jobs)}, to do: {len(todo)}, about {about(sum(job.seconds or 0 for job in todo))} by the pace "
           f"of results/{f', without {unknown} rows of unknown pace' if unknown else ''}")  # fmt: skip
     for job in jobs:
         what = " and ".join(job.calls) or ("done" if job.source else f"no {job.run.row['dataset']}")

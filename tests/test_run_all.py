@@ -75,7 +75,7 @@ def test_stopped_in_the_middle_and_called_again(call, tmp_path, monkeypatch):
         process.send_signal(signal.SIGTERM)
         text += process.stdout.read()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "4 rows, 3 to do" in text and "=== 1 of 3: tiny first" in text and "no celeba" in text
+    assert "rows: 4, to do: 3" in text and "=== 1 of 3: tiny first" in text and "no celeba" in text
     assert text.rstrip().endswith("stopped; the same command goes on")
     assert "`tiny/first` (damaged)" in (call.project / "RESULTS.md").read_text()
     assert not (tmp_path / "runs" / "tiny" / "first" / "metrics.json").exists()
@@ -119,8 +119,21 @@ def test_a_rehearsal_stays_apart(call, tmp_path):
 
 
 def test_words_that_match_nothing():
-    with pytest.raises(data.UserError, match=r"no row's name holds mnist and stylegan: without a word"):
+    with pytest.raises(data.UserError, match="no row is called mnist and stylegan: without a word"):
         run_all.plan(["mnist", "stylegan"])
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (["mnist_z10"], ["vae mnist_z10"]),  # and not mnist_z100
+        (["vae", "mnist"], ["vae mnist_z100", "vae mnist_z3", "vae mnist_z10", "vae mnist_z64"]),
+        (["celeba", "dcgan"], ["dcgan celeba_z100", "dcgan celeba_z128"]),
+        (["gp"], ["wgan cifar10_gp", "wgan celeba_gp"]),
+    ],
+)
+def test_words_choose_rows(words, rows):
+    assert [job.run.title for job in run_all.plan(words)[0]] == rows
 
 
 METRICS = {
