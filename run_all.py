@@ -1,8 +1,9 @@
 """Trains and tests the rows of all scripts, one after the other: ./run_all.sh [word ...]
 
 Takes the rows that all the words name, each word the script, the row or a part of its name ("vae", "mnist_z10",
-"mnist"; without a word all rows), and of these does what is missing: it can be stopped and called again at any time. A row that fails does not keep the others. DATA_DIR, RUNS_DIR,
-SEED and STEPS are those of the scripts; with STEPS it is a rehearsal, whose results and page stay in RUNS_DIR.
+"mnist"; without a word all rows), and of these does what is missing: it can be stopped and called again at any time. A
+row that fails does not keep the others. DATA_DIR, RUNS_DIR, SEED and STEPS are those of the scripts; with STEPS it is a
+rehearsal, whose results and page stay in RUNS_DIR.
 """
 
 from common import data, results, run  # before TensorFlow, whose start-up messages it keeps from the terminal
