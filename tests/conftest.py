@@ -5,7 +5,8 @@ import tempfile
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # t-SNE's threads spin, at a high price where the machine is busy
+# Threads that wait spin, at a high price where the machine is busy. (Scripts that test_run.py starts have theirs.)
+os.environ["OMP_NUM_THREADS"] = os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
 for variable in ("SEED", "STEPS", "RUNS_DIR", "TFHUB_CACHE_DIR", "TF_CONFIG"):
     os.environ.pop(variable, None)
 # pytest-xdist's workers start from the environment that this file has left in the process that starts them.

@@ -40,6 +40,7 @@ ROUNDS = [*range(10, 105, 10), 105]  # the steps that end one of ten steps, and 
 def start(folder, *words, output=subprocess.PIPE, **environment):
     """`python words` in another folder than the repository's, without a terminal."""
     environment = os.environ | {"RUNS_DIR": str(folder / "runs")} | environment
+    environment.pop("TF_NUM_INTRAOP_THREADS", None)
     return subprocess.Popen(
         [sys.executable, ROOT / words[0], *words[1:]],
         env=environment, cwd=folder, text=True, stdout=output, stderr=output,
@@ -64,7 +65,12 @@ def arrays(path):
 def trained(request, tmp_path_factory):
     """A finished run of a few steps, its script, and what the terminal said."""
     folder = tmp_path_factory.mktemp(request.param)
-    code, out, err = call(folder, f"{request.param}/train.py", STEPS="105")
+    # The user's settings are for other backends, types and layouts.
+    (folder / "keras.json").write_text(
+        '{"backend": "jax", "image_data_format": "channels_first", "floatx": "float16", "epsilon": 1e-7}'
+    )
+    environment = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(folder), "STEPS": "105"}
+    code, out, err = call(folder, f"{request.param}/train.py", **environment)
     assert (code, err) == (0, "")  # not a word of the frameworks
     (run,) = (folder / "runs" / request.param).iterdir()
     return request.param, run, out
@@ -164,7 +170,7 @@ def boards(run):
 
 
 def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
-    """SIGTERM, then SIGKILL, then to the end: the same weights, bit for bit, and the same log."""
+    """SIGTERM, then to the end, with SIGKILL on the way: the same weights, bit for bit, and the same log."""
     script, whole, _ = trained
     run = tmp_path / "runs" / script / whole.name
     process = start(tmp_path, f"{script}/train.py", STEPS="105")
@@ -182,11 +188,12 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     (run / "samples" / "~1-00000010.png").write_bytes(b"half")
     (run / "~1-samples.png").write_bytes(b"half")
     os.utime(run / "~1-samples.png", (0, 0))
-    process = start(tmp_path, f"{script}/train.py", STEPS="105")
-    wait_for_line(process, "going on from step")
-    wait_for_line(process, "  step ")
-    process.kill()
-    process.communicate()
+    if script in ("vae", "dcgan"):
+        process = start(tmp_path, f"{script}/train.py", STEPS="105")
+        wait_for_line(process, "going on from step")
+        wait_for_line(process, "  step ")
+        process.kill()
+        process.communicate()
     code, out, err = call(tmp_path, f"{script}/train.py", STEPS="105")
     assert (code, err) == (0, "") and "going on from step" in out
     ours, theirs = arrays(run / "checkpoint.weights.h5"), arrays(whole / "checkpoint.weights.h5")
@@ -230,12 +237,12 @@ def wait_for_line(process, text):
 
 
 def test_a_second_one_of_the_same_row_is_refused(tmp_path):
-    with start(tmp_path, "vae/train.py", STEPS="20000") as process:
+    with start(tmp_path, "vae/train.py", STEPS="5000") as process:
         wait_for_line(process, "  step ")
-        code, _, err = call(tmp_path, "vae/train.py", STEPS="20000")
+        code, _, err = call(tmp_path, "vae/train.py", STEPS="5000")
         assert process.poll() is None
         process.kill()
-    is_one_line(code, err, "another train.py is at work in", tmp_path / "runs" / "vae" / "mnist_z100-steps20000")
+    is_one_line(code, err, "another train.py is at work in", tmp_path / "runs" / "vae" / "mnist_z100-steps5000")
 
 
 def is_one_line(code, err, *texts):
@@ -377,6 +384,7 @@ def test_a_finished_run_is_not_trained_again(trained, monkeypatch, capsys):
     assert (whole / run.CHECKPOINT).read_bytes() == before
 
 
+@pytest.mark.parametrize("trained", SCRIPTS[:1], indirect=True)
 def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
     script, whole, _ = trained
     module = MODULES[script]
@@ -414,16 +422,6 @@ def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
     is_one_line(code, capsys.readouterr().err, checkpoint)
 
 
-def test_another_keras_backend_does_no_harm(tmp_path):
-    """The user's keras.json and environment ask for another backend, and for channels first."""
-    (tmp_path / "keras.json").write_text(
-        '{"backend": "jax", "image_data_format": "channels_first", "floatx": "float16", "epsilon": 1e-7}'
-    )
-    environment = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(tmp_path), "STEPS": "2"}
-    code, _, err = call(tmp_path, "vae/train.py", **environment)
-    assert (code, err) == (0, "")
-
-
 def test_a_log_that_does_not_fit_the_checkpoint(monkeypatch, tmp_path, capsys):
     """One of other columns is refused; of one that is gone it is said what the curves lack."""
     folder = tmp_path / "vae" / "mnist_z100-steps25"
@@ -457,14 +455,14 @@ def test_the_log_takes_no_memory(tmp_path):
     recorder.names, recorder.has_dev, recorder.started = list("abcdefg"), False, 0.0
     recorder.open()
     rng, used = np.random.default_rng(0), []
-    for recorder.step in range(1000, 5000, 1000):
+    for recorder.step in range(1000, 4000, 1000):
         steps = range(recorder.step - 999, recorder.step + 1)
         recorder.rows = [{"step": step, **dict(zip(recorder.names, rng.random(7).tolist()))} for step in steps]
         recorder.save(networks=False)
         used.append(memory())
     recorder.close()
-    assert used[-1] - used[0] < 8  # MB; of 3,000 lines it was 18
-    assert len(run.read_log(tmp_path)) == 4000
+    assert used[-1] - used[0] < 5  # MB; it was 12
+    assert len(run.read_log(tmp_path)) == 3000
 
 
 @on_linux

@@ -22,7 +22,7 @@ from common import run
 import vae.train
 from vae.train import CURVES, generate
 
-ROW = vae.train.RUNS["mnist_z3"] | {"steps": 300}
+ROW = vae.train.RUNS["mnist_z3"] | {"steps": 200}
 RUNS = {
     "first": ROW, "broken": ROW | {"network": "Z"}, "faces": ROW | {"dataset": "celeba"}, "second": ROW | {"steps": 10}
 }
