@@ -159,6 +159,9 @@ def main(words):
     jobs, why = plan(words)
     show(jobs, why)
     todo, failed = [job for job in jobs if job.calls], []
+    folder, steps = ROOT, os.environ.get("STEPS")
+    if steps:
+        folder = jobs[0].run.folder.parent.parent / f"rehearsal-steps{steps}"
     begun, call = time.monotonic(), Caller()
     for number, job in enumerate(todo, 1):
         left = sum(later.seconds or 0 for later in todo[number - 1 :])
@@ -182,10 +185,9 @@ def main(words):
                     break
         if call.stopped_by:
             break
+        if not code:  # kept at once, whatever becomes of the others
+            results.collect([job.run.folder], folder / "results", rehearsal=bool(steps))
     call.close()
-    folder, steps = ROOT, os.environ.get("STEPS")
-    if steps:
-        folder = jobs[0].run.folder.parent.parent / f"rehearsal-steps{steps}"
     done = [job.run.folder for job in jobs if job.source and not missing(job.run, job.source)]
     results.collect(done, folder / "results", rehearsal=bool(steps))
     page.write(folder)

@@ -90,6 +90,7 @@ def test_stopped_in_the_middle_and_called_again(call, tmp_path, monkeypatch):
     assert "going on from step" in text and "at work in" not in text.split("=== 2 of 4")[1]
     assert "=== 2 of 4 rows are trained and tested" in text and "without celeba: tiny faces" in text
     assert "FAILED tiny broken: train.py ended with exit code 1: KeyError: 'Z'" in text
+    assert text.index("kept ") < text.index("tiny broken;")  # at once
     table = (call.project / "RESULTS.md").read_text().split("## The reports' figures")[0]
     assert "| `tiny` `first` | " in table and "| `tiny` `second` | " in table and "faces" not in table
     assert (call.project / "results" / "tiny" / "second" / "decoder.keras").exists()
