@@ -19,6 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+import tensorflow as tf
+
 import page
 
 ROOT = Path(__file__).resolve().parent
@@ -156,6 +158,7 @@ class Caller:
 
 def main(words):
     """Returns the exit code."""
+    tf.config.set_visible_devices([], "GPU")  # whose memory is the scripts', one after the other
     jobs, why = plan(words)
     show(jobs, why)
     todo, failed = [job for job in jobs if job.calls], []
@@ -188,8 +191,9 @@ def main(words):
         if not code:  # kept at once, whatever becomes of the others
             results.collect([job.run.folder], folder / "results", rehearsal=bool(steps))
     call.close()
-    done = [job.run.folder for job in jobs if job.source and not missing(job.run, job.source)]
-    results.collect(done, folder / "results", rehearsal=bool(steps))
+    done = [job for job in jobs if job.source and not missing(job.run, job.source)]
+    before = [job.run.folder for job in jobs if job.source and not job.calls]
+    results.collect(before, folder / "results", rehearsal=bool(steps))
     page.write(folder)
     print(f"=== {len(done)} of {len(jobs)} rows are trained and tested; the page is {folder / 'RESULTS.md'}")
     for dataset in why:

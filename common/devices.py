@@ -127,7 +127,8 @@ def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
 def fuse(model: keras.Model) -> None:
     """Lets Adam and batch norm run as TensorFlow's one operation each, where Keras makes ten and more small ones.
 
-    The results are Keras', to rounding.
+    The results are Keras', to rounding; what the one operations can't do (AMSGrad, a frozen batch norm, one without
+    scale or centre) is left to Keras.
     """
 
     def update_step(adam: keras.optimizers.Adam, gradient, variable, learning_rate):

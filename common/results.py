@@ -146,14 +146,14 @@ def collect(folders: list[Path], parent: Path, rehearsal: bool = False) -> None:
         target = parent / result["model"] / name
         if result == read(target / "metrics.json"):
             continue
-        if rehearsal or worth_keeping(result, target):
-            try:
+        try:
+            if rehearsal or worth_keeping(result, target):
                 keep(folder, target, result)
                 print(f"kept {target}")
-            except (OSError, ValueError, IndexError, data.UserError, zipfile.BadZipFile) as error:  # gone or damaged
-                print(f"not kept: {folder} ({error})")
-        else:
-            print(f"not kept: {target} is of more images or steps than {folder}")
+            else:
+                print(f"not kept: {target} is of more images or steps than {folder}")
+        except (OSError, LookupError, TypeError, ValueError, data.UserError, zipfile.BadZipFile) as error:
+            print(f"not kept: {folder} ({error})")  # gone or damaged
 
 
 if __name__ == "__main__":

@@ -703,8 +703,8 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
             if isinstance(value, dict):
                 continue  # for metrics.json alone
             cells = (
-                cell if isinstance(cell, str) else "unmeasured" if cell is None else f"{cell:.5g}"
-                for cell in (value, floor.get(name, ""))
+                "" if cell is None else cell if isinstance(cell, str) else f"{cell:.5g}"
+                for cell in (value, floor.get(name))
             )
             print("  {:46}{:>12}{:>12}".format(name, *cells))
         for report_name, figures in run.row["reported"].items():

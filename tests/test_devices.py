@@ -115,8 +115,8 @@ def test_fused_operations_are_keras():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=ours.path)
     x = tf.random.stateless_normal([32, 4, 4, 3], [1, 1])
     np.testing.assert_allclose(fused(x), plain(x), rtol=1e-3, atol=1e-5)  # in inference mode
-    for options in ({"amsgrad": True, "scale": False}, {"amsgrad": True, "trainable": False}):  # Keras' own work
-        model = made(**options)
+    for option in ("scale", "center", "trainable"):  # Keras' own work
+        model = made(amsgrad=True, **{option: False})
         devices.fuse(model)
         assert not {"FusedBatchNormV3", "ResourceApplyAdam"} & {*kinds(model)}
 

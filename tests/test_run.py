@@ -39,8 +39,8 @@ ROUNDS = [*range(10, 105, 10), 105]  # the steps that end one of ten steps, and 
 
 def start(folder, *words, output=subprocess.PIPE, **environment):
     """`python words` in another folder than the repository's, without a terminal."""
-    environment = os.environ | {"RUNS_DIR": str(folder / "runs")} | environment
-    environment.pop("TF_NUM_INTRAOP_THREADS", None)
+    ours = {name: value for name, value in os.environ.items() if name != "TF_NUM_INTRAOP_THREADS"}
+    environment = ours | {"RUNS_DIR": str(folder / "runs")} | environment
     return subprocess.Popen(
         [sys.executable, ROOT / words[0], *words[1:]],
         env=environment, cwd=folder, text=True, stdout=output, stderr=output,
