@@ -112,7 +112,7 @@ def test_each_row_stops_resumes_and_is_measured(row, images, monkeypatch, tmp_pa
     assert run.read_state(folder).step == 1
     assert train(monkeypatch, tmp_path / "stopped", script, name) == 0
     assert "going on from step 1" in capsys.readouterr().out
-    if row == ("vae", "celeba_z512"):  # with Adamax; test_run.py compares each model
+    if row != ("wgan", "celeba_gp"):  # whose script has a shorter one
         assert train(monkeypatch, tmp_path, script, name) == 0
         whole = tmp_path / script / f"{name}-steps2"
         ours, theirs = (arrays(path / run.CHECKPOINT) for path in (folder, whole))
