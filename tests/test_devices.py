@@ -44,13 +44,8 @@ def split_cpu():
     devices.strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-def steps(model, cpus):
-    """Three steps and an evaluation, on so many CPUs: the logs, the weights of each CPU, and the first ones."""
-    if cpus > 1:
-        split_cpu()
-    # Adam makes a whole step of a rounding error's sign, and sees no gradient that is twice too large.
-    keras.optimizers.Adam = lambda *_, **__: keras.optimizers.SGD(1e-2)
-    strategy = devices.strategy()
+def steps(model, strategy):
+    """Three steps and an evaluation: the logs, the weights of each replica, and the first ones."""
     module = import_module(f"{model}.train")
     row = next(iter(module.RUNS.values()))
     hyper = {key: value for key, value in row.items() if key not in run.OURS}
@@ -70,8 +65,8 @@ def steps(model, cpus):
 
     made.jit_compile = False
     made.fit(devices.shares(data.batches(images, BATCH, 0, 0, 3, labels), strategy), callbacks=[Log()], verbose=0)
+    tf.random.stateless_normal, tf.random.stateless_uniform = draws
     if type(made).test_step is not keras.Model.test_step:
-        tf.random.stateless_normal, tf.random.stateless_uniform = draws
         found.append(devices.evaluation(made)(images))
     weights = [[part.numpy() for part in strategy.experimental_local_results(w.value)] for w in made.weights]
     return found, [list(each) for each in zip(*weights)], first
@@ -164,7 +159,7 @@ def start(folder, number, *command, **environment):
 def ended(folder, processes):
     """Their exit codes and what they said."""
     try:
-        codes = [process.wait(120) for process in processes]
+        codes = [process.wait(300) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -172,47 +167,38 @@ def ended(folder, processes):
 
 
 @functools.cache
-def alone(model):
-    """What `steps` returns on one device."""
-    with tempfile.TemporaryDirectory() as folder:
-        return results(Path(folder), (model, 1, {}))[0]
+def results(devices=1, workers=1, models=MODELS):
+    """What `steps` returns, by model, on so many devices of each of so many workers; a list of the workers'."""
+    environments = [{"TF_CONFIG": c} for c in cluster(workers)] if workers > 1 else [{}]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        calls = enumerate(environments)
+        codes, said = ended(folder, [start(folder, i, __file__, i, devices, *models, **more) for i, more in calls])
+        assert not any(codes), said
+        return [pickle.loads((folder / f"{i}.pickle").read_bytes()) for i in range(workers)]
 
 
-def results(folder, *calls):
-    """What `steps` returns for each call, at once."""
-    processes = [start(folder, i, __file__, model, cpus, i, **more) for i, (model, cpus, more) in enumerate(calls)]
-    codes, said = ended(folder, processes)
-    assert not any(codes), said
-    return [pickle.loads((folder / f"{i}.pickle").read_bytes()) for i in range(len(calls))]
-
-
-def same(results, reference, tolerance):
-    """Whether all replicas have the same weights, and these and the logs are, to rounding, the reference's."""
-    (expected_logs, (expected,), start), replicas = reference, [weights for _, found, _ in results for weights in found]
+@pytest.mark.parametrize(
+    ("model", "devices", "workers"), [*((model, 2, 1) for model in MODELS), ("vae", 1, 2), ("dcgan", 1, 2)]
+)
+def test_several_are_one(model, devices, workers):
+    """All replicas have the same weights, and these and the logs are, to rounding, those of one device alone."""
+    ((expected_logs, (expected,), start),) = (each[model] for each in results())
+    found = [each[model] for each in results(devices, workers, ("vae", "dcgan") if workers > 1 else MODELS)]
+    replicas = [weights for _, each, _ in found for weights in each]
+    assert len(replicas) == devices * workers
     for other in replicas[1:]:
         for a, b in zip(replicas[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
-    for logs, *_ in results:
+    for logs, *_ in found:
         assert len(logs) == len(expected_logs)
         for mine, theirs in zip(logs, expected_logs):
             assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-3)
     # Of a ReLU's inputs one may be rounded to the other side of 0, and a GAN makes more of that with each step.
     change = np.concatenate([(b - a).ravel() for a, b in zip(start, expected)])
     error = np.concatenate([(b - a).ravel() for a, b in zip(replicas[0], expected)])
+    tolerance = 1e-4 if model == "vae" else 0.006
     assert np.linalg.norm(error) < tolerance * np.linalg.norm(change), np.linalg.norm(error) / np.linalg.norm(change)
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_two_devices_are_one(model, tmp_path):
-    (two,) = results(tmp_path, (model, 2, {}))
-    assert len(two[1]) == 2
-    same([two], alone(model), 1e-4 if model == "vae" else 0.006)
-
-
-@pytest.mark.parametrize("model", ["vae", "dcgan"])
-def test_two_workers_are_one(model, tmp_path):
-    two = results(tmp_path, *((model, 1, {"TF_CONFIG": c}) for c in cluster(2)))
-    same(two, alone(model), 1e-4 if model == "vae" else 0.006)
 
 
 def until_steps(folder):
@@ -309,5 +295,11 @@ if __name__ == "__main__":
         module, sys.argv = import_module("vae.train"), sys.argv[:1]
         run.train(module.RUNS, module.build, module.generate, module.CURVES)
     else:
-        model, cpus, number = sys.argv[1:]
-        Path(f"{number}.pickle").write_bytes(pickle.dumps(steps(model, int(cpus))))
+        number, cpus, *models = sys.argv[1:]
+        if cpus == "2":
+            split_cpu()
+        # Adam makes a whole step of a rounding error's sign, and sees no gradient that is twice too large.
+        keras.optimizers.Adam = lambda *_, **__: keras.optimizers.SGD(1e-2)
+        strategy = devices.strategy()
+        found = {model: steps(model, strategy) for model in models}
+        Path(f"{number}.pickle").write_bytes(pickle.dumps(found))
