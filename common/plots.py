@@ -33,17 +33,17 @@ def sheet(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def gif(frames: list[Path], path: Path) -> None:
-    """An animation of at most 40 of the 8x8 sheets in `frames`, evenly spaced, the last one held for two seconds.
+    """An animation of at most 25 of the 8x8 sheets in `frames`, evenly spaced, the last one held for two seconds.
 
-    To stay within some hundred kB: the 5x5 images at the top left, in few colours; of larger ones 3x3 and 20 frames.
+    To stay within some hundred kB: the 5x5 images at the top left, in few colours; of larger ones 3x3 and 12 frames.
     """
     pictures = []
-    side, count = (5, 40) if Image.open(frames[0]).width < 300 else (3, 20)
+    side, count = (5, 25) if Image.open(frames[0]).width < 300 else (3, 12)
     for i in np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)):
         frame = Image.open(frames[i])
         corner = frame.crop((0, 0, frame.width * side // 8, frame.height * side // 8))
         pictures.append(corner.quantize(16 if frame.mode == "L" else 64))
-    durations = [120] * (len(pictures) - 1) + [2000]
+    durations = [200] * (len(pictures) - 1) + [2000]
     with whole(path) as draft:
         pictures[0].save(draft, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 

@@ -1,9 +1,9 @@
 """`python -m common.results`: what the repository keeps of the measured runs.
 
-Copies of each run in RUNS_DIR its metrics, a thinned log, the pictures and, if it is small, the network that draws
-into results/, then writes README.md's table anew from all that results/ holds. Rehearsals (STEPS) are not kept, nor is
-a run of fewer images or steps than what is there, nor a picture with an image of CelebA or CIFAR-10: the former's may
-not be published, and the latter states no terms.
+Copies of each run in RUNS_DIR its metrics and, of seed 0, a thinned log, the pictures and, of a script's first row, the
+network that draws into results/, then writes README.md's table anew from all that results/ holds. Rehearsals (STEPS)
+are not kept, nor is a run of fewer images or steps than what is there, nor a picture with an image of CelebA or
+CIFAR-10: the former's may not be published, and the latter states no terms.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import keras
@@ -21,20 +22,8 @@ from PIL import Image
 from common import data, run
 
 RESULTS = data.ROOT / "results"
-# The figures without an image of the dataset, a number behind their names left out.
-GENERATED = (
-    "samples",
-    "curves",
-    "fid_by_step",
-    "interpolation",
-    "extrapolation",
-    "compared",
-    "decoded",
-    "tsne",
-    "pairs",
-    "categorical",
-    "continuous",
-)
+# The figures without an image of the dataset that are kept of other datasets than MNIST, their numbers left out.
+GENERATED = "samples", "curves", "fid_by_step", "compared", "decoded", "tsne", "pairs", "categorical", "continuous"
 # The number of its own that the table shows of a model.
 OWN = {
     "dev ELBO (nats)": ("dev ELBO (nats)", ".2f"),
@@ -64,24 +53,12 @@ def keep(folder: Path, target: Path, result: dict) -> None:
     draft = target.with_name(f"~{target.name}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    shutil.copy(folder / "training.gif", draft)
-    for picture in folder.glob("[!~]*.png"):  # in 128 colours they take a third of the space
-        if "MNIST" not in result["dataset"] and re.sub(r"_\d+$", "", picture.stem) not in GENERATED:
-            continue
-        Image.open(picture).convert("RGB").quantize(128).save(draft / picture.name, optimize=True)
-    log = run.read_log(folder)
-    every = max(1, len(log) // 500)
-    with open(draft / "log.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, log[0])
-        writer.writeheader()
-        dev = [name for name in log[0] if name.startswith("dev_")]
-        writer.writerows(row for i, row in enumerate(log) if (i + 1) % every == 0 or any(row[name] for name in dev))
-    for name in ("generator", "decoder"):
-        if (folder / f"{name}.keras").is_file():
-            network = keras.saving.load_model(folder / f"{name}.keras", compile=False)
-            data.save_small(network, draft / f"{name}.keras")
-            if (draft / f"{name}.keras").stat().st_size > 1_000_000:
-                (draft / f"{name}.keras").unlink()
+    if not result["seed"]:
+        keep_pictures(folder, draft, digits="MNIST" in result["dataset"])
+        keep_log(folder, draft)
+        if result["run"] == next(iter(import_module(f"{result['model']}.train").RUNS)):
+            for path in (*folder.glob("generator.keras"), *folder.glob("decoder.keras")):
+                data.save_small(keras.saving.load_model(path, compile=False), draft / path.name)
     shutil.copy(folder / "metrics.json", draft)
     old = target.with_name(f"~old-{target.name}")
     shutil.rmtree(old, ignore_errors=True)
@@ -89,6 +66,26 @@ def keep(folder: Path, target: Path, result: dict) -> None:
         target.rename(old)
     draft.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def keep_pictures(folder: Path, target: Path, digits: bool) -> None:
+    """In few colours, which takes a third of the space."""
+    shutil.copy(folder / "training.gif", target)
+    for path in folder.glob("[!~]*.png"):
+        if digits or re.sub(r"_\d+$", "", path.stem) in GENERATED:
+            picture = Image.open(path).convert("RGB").quantize(32 if digits else 64)
+            picture.save(target / path.name, optimize=True)
+
+
+def keep_log(folder: Path, target: Path) -> None:
+    """Some 250 of its lines, and those with dev losses."""
+    log = run.read_log(folder)
+    every = max(1, len(log) // 250)
+    with open(target / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, log[0])
+        writer.writeheader()
+        dev = [name for name in log[0] if name.startswith("dev_")]
+        writer.writerows(row for i, row in enumerate(log) if (i + 1) % every == 0 or any(row[name] for name in dev))
 
 
 def table() -> str:
@@ -152,7 +149,7 @@ def collect(folders: list[Path], parent: Path, rehearsal: bool = False) -> None:
                 print(f"kept {target}")
             else:
                 print(f"not kept: {target} is of more images or steps than {folder}")
-        except (OSError, LookupError, TypeError, ValueError, data.UserError, zipfile.BadZipFile) as error:
+        except (ImportError, OSError, LookupError, TypeError, ValueError, data.UserError, zipfile.BadZipFile) as error:
             print(f"not kept: {folder} ({error})")  # gone or damaged
 
 

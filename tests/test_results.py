@@ -16,7 +16,7 @@ METRICS = {
 
 
 RESULT = {
-    "model": "vae", "run": "mnist_z10", "dataset": "MNIST", "steps": 25_000, "steps_planned": 25_000, "seed": 0,
+    "model": "vae", "run": "mnist_z100", "dataset": "MNIST", "steps": 25_000, "steps_planned": 25_000, "seed": 0,
     "images": {"training": 55_000}, "seconds": 600.0, "metrics": METRICS,
     "real dev images": METRICS | {"FID (classifier)": 2.0}, "own": {"dev ELBO (nats)": -101.234},
     "reported": {"A": {"FID": 46.601}, "E": {"FID": 95.49}},
@@ -26,7 +26,7 @@ RESULT = {
 def make_run(folder):
     """A folder as train.py and test.py leave it, of a decoder that is not trained."""
     (folder / "samples").mkdir(parents=True)
-    row = {key: value for key, value in vae.train.RUNS["mnist_z10"].items() if key not in run.OURS}
+    row = {key: value for key, value in vae.train.RUNS["mnist_z100"].items() if key not in run.OURS}
     vae.train.build((32, 32, 1), **row).networks()["decoder"].save(folder / "decoder.keras")
     (folder / "metrics.json").write_text(json.dumps(RESULT))
     Image.fromarray(np.zeros([8, 8], np.uint8)).save(folder / "samples.png")
@@ -41,23 +41,23 @@ def make_run(folder):
 def test_keep_and_table(tmp_path, monkeypatch):
     make_run(tmp_path / "run")
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    target = tmp_path / "results" / "vae" / "mnist_z10"
+    target = tmp_path / "results" / "vae" / "mnist_z100"
     results.keep(tmp_path / "run", target, RESULT)
     kept = {path.name for path in target.iterdir()}
     assert kept == {"metrics.json", "samples.png", "training.gif", "log.csv", "decoder.keras"}
     with open(target / "log.csv", newline="") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file)]
-    assert steps == sorted({*range(5, 2501, 5), 777})
+    assert steps == sorted({*range(10, 2501, 10), 777})
 
     before, after = tmp_path / "run" / "decoder.keras", target / "decoder.keras"
     assert after.stat().st_size < 0.65 * before.stat().st_size
     images = [vae.train.generate(keras.saving.load_model(path), 16, 0).astype(int) for path in (before, after)]
     assert np.abs(images[0] - images[1]).max() <= 1
 
-    shutil.copytree(target, target.with_name("~mnist_z10"))  # which a kill has left
+    shutil.copytree(target, target.with_name("~mnist_z100"))  # which a kill has left
     head, line, measured, floor = results.table().splitlines()
     cells = [cell.strip() for cell in measured.strip("|").split("|")]
-    assert cells[:3] == ["`vae` `mnist_z10`", "MNIST", "25,000"]
+    assert cells[:3] == ["`vae` `mnist_z100`", "MNIST", "25,000"]
     assert cells[3:] == [
         "12.35", "1.50 ± 0.25", "0.500", "0.250", "0.125", "unmeasured", "dev ELBO (nats) -101.23", "10",
         "A: FID 46.601, E: FID 95.49",
@@ -66,12 +66,19 @@ def test_keep_and_table(tmp_path, monkeypatch):
     assert head.count("|") == line.count("|") == measured.count("|") == floor.count("|")
 
 
+def test_another_seeds_numbers_alone_are_kept(tmp_path):
+    make_run(tmp_path / "run")
+    results.keep(tmp_path / "run", tmp_path / "kept", RESULT | {"seed": 1})
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["metrics.json"]
+
+
 def test_faces_are_not_published(tmp_path, monkeypatch):
-    """Nor is a network of more than a megabyte; and the steps done of a run that is not at its end are said."""
+    """Nor is the network of a row that is not the first; and the steps done of a run that has not ended are said."""
     make_run(tmp_path / "run")
     metrics = RESULT | {"run": "celeba_z512", "dataset": "13,859 CelebA faces", "steps": 300, "own": {"test MSE": 0.01}}
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
-    for name in ("reconstructions", "dev_sheet", "decoded", "pairs", "categorical_1", "samples_and_real"):
+    drawn = "reconstructions", "dev_sheet", "interpolation", "decoded", "pairs", "categorical_1", "samples_and_real"
+    for name in drawn:
         Image.fromarray(np.zeros([8, 8], np.uint8)).save(tmp_path / "run" / f"{name}.png")
     row = {key: value for key, value in vae.train.RUNS["celeba_z512"].items() if key not in run.OURS}
     vae.train.build((64, 64, 3), **row).networks()["decoder"].save(tmp_path / "run" / "decoder.keras")
@@ -86,7 +93,7 @@ def test_faces_are_not_published(tmp_path, monkeypatch):
 
 def test_what_is_worth_keeping(tmp_path):
     """Nothing of fewer images or steps than what is there, and no rehearsal."""
-    target = tmp_path / "mnist_z10"
+    target = tmp_path / "mnist_z100"
     target.mkdir()
     there = RESULT | {"steps": 20_000}
     assert results.worth_keeping(there, target)
@@ -101,7 +108,7 @@ def test_what_is_worth_keeping(tmp_path):
 
 def test_collect_does_what_is_new(tmp_path, capsys):
     """A run that is there already is left alone; one that is damaged or misses a picture keeps no other."""
-    make_run(tmp_path / "runs" / "mnist_z10")
+    make_run(tmp_path / "runs" / "mnist_z100")
     make_run(tmp_path / "runs" / "mnist_z3")
     (tmp_path / "runs" / "mnist_z3" / "training.gif").unlink()
     make_run(tmp_path / "runs" / "mnist_z64")
@@ -110,19 +117,19 @@ def test_collect_does_what_is_new(tmp_path, capsys):
     results.collect(folders, tmp_path / "results")
     out = capsys.readouterr().out
     assert out.count("not kept: ") == 2 and "training.gif" in out and "metrics.json is damaged" in out
-    kept = tmp_path / "results" / "vae" / "mnist_z10" / "decoder.keras"
+    kept = tmp_path / "results" / "vae" / "mnist_z100" / "decoder.keras"
     before = kept.stat().st_mtime_ns
     results.collect(folders, tmp_path / "results")
     assert kept.stat().st_mtime_ns == before
     # A later run that can't be kept leaves what is there.
     whole = {path.name: path.read_bytes() for path in kept.parent.iterdir()}
-    (tmp_path / "runs" / "mnist_z10" / "metrics.json").write_text(json.dumps(RESULT | {"steps": 25_001}))
-    decoder = tmp_path / "runs" / "mnist_z10" / "decoder.keras"
+    (tmp_path / "runs" / "mnist_z100" / "metrics.json").write_text(json.dumps(RESULT | {"steps": 25_001}))
+    decoder = tmp_path / "runs" / "mnist_z100" / "decoder.keras"
     decoder.write_bytes(decoder.read_bytes()[:-1000])
     results.collect(folders[-1:], tmp_path / "results")
     assert "not kept: " in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in kept.parent.iterdir()} == whole
-    (tmp_path / "runs" / "mnist_z10" / "metrics.json").write_text(json.dumps(RESULT | {"steps": 20}))
+    (tmp_path / "runs" / "mnist_z100" / "metrics.json").write_text(json.dumps(RESULT | {"steps": 20}))
     results.collect(folders[-1:], tmp_path / "results")
     assert "is of more images or steps than" in capsys.readouterr().out
 

@@ -93,7 +93,7 @@ def test_stopped_in_the_middle_and_called_again(call, tmp_path, monkeypatch):
     assert text.index("kept ") < text.index("tiny broken;")  # at once
     table = (call.project / "RESULTS.md").read_text().split("## The reports' figures")[0]
     assert "| `tiny` `first` | " in table and "| `tiny` `second` | " in table and "faces" not in table
-    assert (call.project / "results" / "tiny" / "second" / "decoder.keras").exists()
+    assert (call.project / "results" / "tiny" / "second" / "samples.png").exists()
     log = (tmp_path / "runs" / "tiny" / "first.log").read_text()
     assert "stopping after this step" in log and "done: metrics.json" in log
 
