@@ -73,7 +73,7 @@ def keep_pictures(folder: Path, target: Path, digits: bool) -> None:
     shutil.copy(folder / "training.gif", target)
     for path in folder.glob("[!~]*.png"):
         if digits or re.sub(r"_\d+$", "", path.stem) in GENERATED:
-            picture = Image.open(path).convert("RGB").quantize(32 if digits else 64)
+            picture = Image.open(path).convert("RGB").quantize(32 if digits else 128)
             picture.save(target / path.name, optimize=True)
 
 
