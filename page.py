@@ -293,6 +293,37 @@ def collapse(found):
     return lines, keys, said, [(*row, "samples.png") for row in (("dcgan", "mnist"), ("wgan", "mnist"))]
 
 
+def bias(found):
+    """Does a bias in the generator's transposed convolutions do harm?"""
+    keys = {"FID (classifier)": ".1f", "KID (classifier)": ".2f", "precision": ".3f", "recall": ".3f"}
+    rows, said = [("dcgan", "mnist"), ("dcgan", "mnist_bias")], UNMEASURED
+    if found.alike(*rows):
+        plain, biased = (found.numbers(*row, "FID (classifier)") for row in rows)
+        within = "within" if min(plain) <= median(biased) <= max(plain) else "outside of"
+        seeds = f", {within} the range of {len(plain)} seeds" if len(plain) > 1 else ""
+        harm = median(biased) / median(plain)
+        said = (
+            f"With a bias the FID is {spread(biased, '.1f')}, without {spread(plain, '.1f')}: {harm:.2f} times as "
+            f"much{seeds}. (A: above 80 and 57.07, at least 1.4 times as much: this "
+            f"{'agrees' if harm >= 1.4 else 'differs'}.)"
+        )
+    return found.lines(rows, keys), keys, said, [(*rows[1], "samples.png")]
+
+
+def separation(found):
+    """Do a VAE's codes of faces tell their attributes apart?"""
+    keys = {f"{what}, {name} (accuracy)": ".1%" for name in ("Male", "Smiling") for what in ("linear probe", "chance")}
+    rows, said = [("vae", "celeba_z512"), ("vae", "celeba_z128")], UNMEASURED
+    if measured := found.medians(*rows[0], *keys):
+        sex, by_chance, smile, guessed = measured
+        said = (
+            f"A linear probe of the test codes tells the sex of {sex:.1%} (chance {by_chance:.1%}), a smile of "
+            f"{smile:.1%} (chance {guessed:.1%}): {'the codes hold' if sex > by_chance + 0.1 else 'they hardly hold'} "
+            "the sex, however little of it t-SNE shows. (By t-SNE B saw no clear separation, C some trend.)"
+        )
+    return found.lines(rows, keys), keys, said, [(*rows[0], "tsne.png")]
+
+
 def codes(found):
     """Is a label or a code really read from the image?"""
     keys = {"asked label read (share)": ".1%", "label read off real dev images (share)": ".1%",
@@ -344,7 +375,7 @@ def side_by_side(found):
     return lines, keys, " ".join(said), [*pictures, *((*row, "curves.png") for row in dcgans)]
 
 
-QUESTIONS = latent_dimensions, equilibrium, blur, smoothness, collapse, codes, side_by_side
+QUESTIONS = latent_dimensions, equilibrium, bias, blur, smoothness, collapse, separation, codes, side_by_side
 
 
 def text(found):

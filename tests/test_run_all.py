@@ -239,6 +239,30 @@ def test_the_blurs_sentence(tmp_path):
     ) in text(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("biased", "said"),
+    [
+        (33.0, "33.0, without 32.0 (30.0 to 34.0): 1.03 times as much, within the range of 3 seeds."),
+        (64.0, "64.0, without 32.0 (30.0 to 34.0): 2.00 times as much, outside of the range of 3 seeds."),
+    ],
+)
+def test_the_biass_sentence(tmp_path, biased, said):
+    for seed, fid in enumerate((30.0, 32.0, 34.0)):
+        write(tmp_path, "dcgan", "mnist", seed=seed, **{"FID (classifier)": fid})
+    write(tmp_path, "dcgan", "mnist_bias", **{"FID (classifier)": biased})
+    line = next(line for line in text(tmp_path).splitlines() if "With a bias" in line)
+    assert said in line and f"this {'agrees' if biased == 64 else 'differs'}.)" in line
+
+
+def test_the_separations_sentence(tmp_path):
+    own = {"linear probe, Male (accuracy)": 0.9, "chance, Male (accuracy)": 0.58,
+           "linear probe, Smiling (accuracy)": 0.85, "chance, Smiling (accuracy)": 0.5}  # fmt: skip
+    write(tmp_path, "vae", "celeba_z512", own)
+    assert ("tells the sex of 90.0% (chance 58.0%), a smile of 85.0% (chance 50.0%): the codes hold the sex, ") in text(
+        tmp_path
+    )
+
+
 def test_the_smoothnesss_sentence(tmp_path):
     names = ["a step of eight (feature distance)", "longest step (of the mean step)", "length (of its ends' distance)",
              "FID of its ends (classifier)", "FID of its midpoints (classifier)", "confidence at its ends",
