@@ -79,7 +79,10 @@ class Results(dict):
 
     def cell(self, model, run, key, form):
         numbers = self.numbers(model, run, key)
-        return spread(numbers, form) if numbers else UNMEASURED
+        if not numbers:
+            return UNMEASURED
+        seeds = len(self[model, run])
+        return spread(numbers, form) + f", {len(numbers)} of {seeds} seeds" * (len(numbers) < seeds)
 
     def lines(self, rows, keys):
         """A table's lines of (model, run), cells by `keys` and their formats; a "test ..." is a VAE's alone."""
@@ -98,35 +101,63 @@ class Results(dict):
         """What the images are called."""
         return self[row][0]["dataset"]
 
-    def alike(self, *rows):
-        """Whether the runs are all there, of the same images and the same share of their steps, to 2 %."""
-        if not all(row in self for row in rows):
-            return False
-        sources, shares = zip(*((self[row][0]["dataset"], self[row][0]["steps"] / self[row][0]["steps_planned"])
-                                for row in rows))  # fmt: skip
-        return len({*sources}) == 1 and max(shares) <= 1.02 * min(shares)
+    def steps(self, row):
+        """Done, and of how many where it has not ended."""
+        done, planned = self[row][0]["steps"], self[row][0]["steps_planned"]
+        return f"{done:,}" + f" of {planned:,}" * (done < planned)
+
+    def compared(self, rows, *keys):
+        """The medians of each row; or None, and why they can't be compared."""
+        measured = [self.medians(*row, *keys) for row in rows]
+        if not all(measured):
+            return None, UNMEASURED
+        shares = [self[row][0]["steps"] / self[row][0]["steps_planned"] for row in rows]
+        if len({self.source(row) for row in rows}) > 1 or max(shares) > 1.02 * min(shares):
+            return None, "Not compared: the runs are of different images, or of different shares of their steps."
+        return measured, ""
 
     def real(self, rows, keys):
-        """Of the first run that has them, the numbers of the real dev images."""
-        for row in rows:
-            for result in self.get(row, []):
-                if all(result["real dev images"].get(key) is not None for key in keys):
-                    return {key: result["real dev images"][key] for key in keys}
+        """Of the real dev images each number that a run has, else None."""
+        numbers = [result["real dev images"] for row in rows for result in self.get(row, [])]
+        return {key: next((n[key] for n in numbers if n.get(key) is not None), None) for key in keys}
+
+    def file(self, model, run, name):
+        """The path of a picture that is there, of seed 0."""
+        if any(not result["seed"] for result in self.get((model, run), [])):
+            return f"results/{model}/{run}/{name}" if (self.folder / model / run / name).is_file() else None
         return None
 
-    def picture(self, model, run, file, width=400):
+    def picture(self, model, run, name, width=400):
         """As HTML, where it is there."""
-        path = self.folder / model / run / file
-        return f'<img src="results/{model}/{run}/{file}" width="{width}">' if path.is_file() else ""
+        path = self.file(model, run, name)
+        return f'<img src="{path}" width="{width}">' if path else ""
 
 
 def length(result):
+    """Of a run, to be compared with that of its other seeds."""
     return result["images"].get("training", 0), result["dataset"], result["steps"]
 
 
 def spread(numbers, form):
     text = f"{median(numbers):{form}}"
     return text + (f" ({min(numbers):{form}} to {max(numbers):{form}})" if len(numbers) > 1 else "")
+
+
+def real_line(name, real, keys):
+    """A table's line of the real images' numbers."""
+    return [name, *(UNMEASURED if real[key] is None else f"{real[key]:{form}}" for key, form in keys.items())]
+
+
+def listed(words):
+    """As in: one, two and three."""
+    *others, last = map(str, words)
+    return " and ".join(filter(None, [", ".join(others), last]))
+
+
+def extreme(values, pick):
+    """Which of the named `values` are the lowest or the highest (`pick` is min or max), to 3 %."""
+    best = pick(values.values())
+    return [name for name, value in values.items() if abs(value - best) <= 0.03 * abs(best)]
 
 
 def table(columns, lines, align="---:"):
@@ -152,9 +183,6 @@ def overview(found):
     for (model, run), seeds in sorted(found.items(), key=lambda item: ("MNIST" not in item[1][0]["dataset"], item[0])):
         one = seeds[0]
         counts = ", ".join(f"{one['images'].get(part, 0):,}" for part in ("training", "dev", "test"))
-        steps = f"{one['steps']:,}"
-        if one["steps"] < one["steps_planned"]:
-            steps += f" of {one['steps_planned']:,}"
         cells = [found.cell(model, run, key, form) for key, form in (
             ("FID (Inception)", ".2f"), ("FID (classifier)", ".2f"), ("KID (classifier)", ".2f"), ("precision", ".3f"),
             ("recall", ".3f"))]  # fmt: skip
@@ -162,7 +190,7 @@ def overview(found):
                if found.numbers(model, run, key)]  # fmt: skip
         said = [f"{report}: {k} {v}" for report, figures in one["reported"].items() for k, v in figures.items()]
         numbers = ", ".join(str(result["seed"]) for result in seeds)
-        lines.append([f"`{model}` `{run}`", f"{one['dataset']}: {counts}", steps, numbers, *cells])
+        lines.append([f"`{model}` `{run}`", f"{one['dataset']}: {counts}", found.steps((model, run)), numbers, *cells])
         lines[-1] += [", ".join(own), ", ".join(said)]
     return table(columns, lines)
 
@@ -171,9 +199,9 @@ def figures(found):
     """The map of the reports' figures, and those that are here."""
     lines = []
     for reports, what, model, run, file in FIGURES:
-        path = f"results/{model}/{run}/{file}"
-        there = (found.folder / model / run / file).is_file()
-        lines.append([reports, what, command(model, run), f"[{file}]({path})" if there else "made by the command"])
+        path = found.file(model, run, file)
+        where = f"[{file}]({path})" if path else "not kept" if (model, run) in found else "not trained"
+        lines.append([reports, what, command(model, run), where])
     return table(["reports", "figure", "command, after its `train.py`", "file"], lines, "---")
 
 
@@ -182,16 +210,16 @@ def latent_dimensions(found):
     rows = {size: ("vae", f"mnist_z{size}") for size in (3, 10, 64, 100)}
     keys = {"FID (classifier)": ".1f", "dev ELBO (nats)": ".2f", "dev reconstruction (nats)": ".2f",
             "dev KL (nats)": ".2f", "active units": "g"}  # fmt: skip
-    measured = {size: found.medians(*row, *keys) for size, row in rows.items()}
-    said = UNMEASURED
-    if all(measured.values()) and found.alike(*rows.values()):
-        fid, elbo, error, kl, units = ({size: m[i] for size, m in measured.items()} for i in range(len(keys)))
-        best = min(fid, key=fid.get)
+    measured, said = found.compared(rows.values(), *keys)
+    if measured:
+        fid, elbo, error, kl, units = (dict(zip(rows, values)) for values in zip(*measured))
+        best = extreme(fid, min)
         said = (
-            f"The FID is lowest with {best} dimensions (A's and E's are with 100: this "
-            f"{'agrees' if best == 100 else 'differs'}), the dev ELBO highest with {max(elbo, key=elbo.get)}. "
-            f"Reconstruction is best with {min(error, key=error.get)} and worst with {max(error, key=error.get)}, the "
-            f"KL highest with {max(kl, key=kl.get)} and lowest with {min(kl, key=kl.get)}. With 3 it is {kl[3]:.1f} "
+            f"The FID is lowest with {listed(best)} dimensions (A's and E's are with 100: this "
+            f"{'agrees' if 100 in best else 'differs'}), the dev ELBO highest with {listed(extreme(elbo, max))}. "
+            f"Reconstruction is best with {listed(extreme(error, min))} and worst with "
+            f"{listed(extreme(error, max))}, the KL highest with {listed(extreme(kl, max))} and lowest with "
+            f"{listed(extreme(kl, min))}; what is within 3 % of the best counts as it. With 3 the KL is {kl[3]:.1f} "
             f"nats (A saw it fall to about 0: this {'agrees' if kl[3] < 0.5 else 'differs'}). Of 64 units "
             f"{units[64]:g} are active, of 100 {units[100]:g}."
         )
@@ -206,14 +234,15 @@ def equilibrium(found):
     said = UNMEASURED
     if measured := found.medians(*rows[0], *keys):
         real, before, after, fresh = measured
-        reached = abs(real - 0.5) < 0.05 and abs(before - 0.5) < 0.05 and abs(fresh - 0.5) < 0.05
+        reached = all(abs(share - 0.5) < 0.05 for share in (real, before, fresh))
         said = (
             f"On {found.source(rows[0])} {'yes' if reached else 'no'}: over the last tenth of the run D(x) is "
             f"{real - 0.5:+.2f} and "
             f"D(G(z)) {before - 0.5:+.2f} from one half, and D's own update moves D(G(z)) by {after - before:+.2f} "
             f"within a step. A discriminator trained anew against the generator, which stands still, tells {fresh:.0%} "
-            "of new images right. (A: not reached, D(G(z)) near 0.5 just after G's update, D(x) near 0.6. C claims it "
-            f"for faces. Ours {'differs from' if reached else 'agrees with'} A.)"
+            f"of new images right. (All three within 0.05 of one half would be a yes. A: not reached, which this "
+            f"{'differs from' if reached else 'agrees with'}, but D(x) was near 0.6 there and D(G(z)) near 0.5 just "
+            "after G's update. C claims it for faces after 25,000 updates.)"
         )
     return found.lines(rows, keys), keys, said, [(*rows[0], "curves.png")]
 
@@ -224,11 +253,10 @@ def blur(found):
     rows = [("vae", "mnist_z100"), ("dcgan", "mnist"), ("vae", "celeba_z512"), ("dcgan", "celeba_z100")]
     lines = found.lines(rows, keys)
     for row in (rows[0], rows[2]):
-        if real := found.real([row], keys):
-            cells = [f"{real[key]:{form}}" for key, form in keys.items()]
-            lines.append([f"real dev images, {found[row][0]['dataset']}", *cells])
-    said, pair = UNMEASURED, [found.medians(*row, *keys) for row in rows[:2]]
-    if all(pair) and found.alike(*rows[:2]):
+        if row in found:
+            lines.append(real_line(f"real dev images, {found.source(row)}", found.real([row], keys), keys))
+    pair, said = found.compared(rows[:2], *keys)
+    if pair:
         (vae, vae_tail), (gan, gan_tail) = pair
         blurrier = "VAE" if vae < gan else "GAN", "VAE" if vae_tail < gan_tail else "GAN"
         said = (
@@ -253,8 +281,8 @@ def smoothness(found):
         )
     }  # fmt: skip
     rows = [("vae", "mnist_z100"), ("dcgan", "mnist"), ("vae", "mnist_z3"), ("vae", "mnist_z10"), ("wgan", "mnist")]
-    said, pair = UNMEASURED, [found.medians(*row, *keys) for row in rows[:2]]
-    if all(pair) and found.alike(*rows[:2]):
+    pair, said = found.compared(rows[:2], *keys)
+    if pair:
         longest, way, ends, middles, sure, halfway = zip(*(values[1:] for values in pair))  # each VAE's, GAN's
         change, rise = ([b[i] - a[i] for i in (0, 1)] for a, b in ((sure, halfway), (ends, middles)))
         smoother = longest[0] < longest[1] and way[0] < way[1]
@@ -263,9 +291,10 @@ def smoothness(found):
             f"the classifier's features, the GAN's {way[1]:.2f} times; the longest of eight steps is {longest[0]:.2f} "
             f"and {longest[1]:.2f} times the mean one. Halfway the classifier's confidence has changed by "
             f"{change[0]:+.3f} with the VAE, by {change[1]:+.3f} with the GAN. (A: the VAE's space is smoother and "
-            f"stays on digits. By the paths this {'agrees' if smoother else 'differs'}, by the change of confidence it "
-            f"{'agrees' if change[0] > change[1] else 'differs'}.) The FID's change halfway, {rise[0]:+.1f} and "
-            f"{rise[1]:+.1f}, is not all the decoder's fault: codes there are shorter than codes of N(0, I)."
+            f"stays on digits, the GAN's does not. By the paths this {'agrees' if smoother else 'differs'}, by the "
+            f"confidence, which leaves digits where it falls by 0.02 or more, it "
+            f"{'agrees' if change[0] > -0.02 >= change[1] else 'differs'}.) Halfway the FID changes by {rise[0]:+.1f} "
+            f"and {rise[1]:+.1f}: not the decoder's doing alone, as codes there are shorter than codes of N(0, I)."
         )
     return found.lines(rows, keys), keys, said, [(*row, "interpolation.png") for row in rows[:2]]
 
@@ -276,19 +305,26 @@ def collapse(found):
     rows = [row for row in sorted(found) if "MNIST" in found[row][0]["dataset"]]
     most = max((found[row][0]["images"].get("training", 0) for row in rows), default=0)
     rows = [row for row in rows if found[row][0]["images"].get("training", 0) == most]  # of the same images
-    lines, said = found.lines(rows, keys), UNMEASURED
-    measured = {row: values for row in rows if (values := found.medians(*row, *keys))}
-    if measured and (real := found.real(measured, keys)):
-        lines.append(["real dev images", *(f"{real[key]:{form}}" for key, form in keys.items())])
-        fewest = {row: min(found.numbers(*row, "classes covered")) for row in measured}
-        fewer = [f"`{' '.join(row)}` ({count:g})" for row, count in fewest.items() if count < 10]
-        drawn = f"fewer than ten classes are in {', '.join(fewer)}" if fewer else "all draw all ten classes"
-        least, nearest = (min(measured, key=lambda row: measured[row][i]) for i in (1, 2))
+    lines, real = found.lines(rows, keys), found.real(rows, [*keys, "sharpness"])
+    if rows:
+        lines.append(real_line("real dev images", real, keys))
+    classes, recall, nearest, sharpness = (
+        {" ".join(row): pick(numbers) for row in rows if (numbers := found.numbers(*row, key))}
+        for key, pick in zip(real, (min, median, median, median))
+    )
+    said = UNMEASURED
+    if classes and recall and nearest and None not in real.values():
+        fewer = [f"`{name}` ({count:g})" for name, count in classes.items() if count < 10]
+        drawn = f"fewer than ten classes are in {listed(fewer)}" if fewer else "all draw all ten classes"
+        least = min(recall, key=recall.get)
+        near = [f"`{name}` ({value:.1f}, sharpness {sharpness[name]:.3f})" for name, value in nearest.items()
+                if value < real["nearest training image (grey levels)"]]  # fmt: skip
         said = (
-            f"Of {len(measured)} measured runs {drawn}. The least varied is `{' '.join(least)}`, recall "
-            f"{measured[least][1]:.3f} where real dev images have {real['recall']:.3f}. Nearest to the training images "
-            f"is `{' '.join(nearest)}`, {measured[nearest][2]:.1f} grey levels a pixel where real dev images are "
-            f"{real['nearest training image (grey levels)']:.1f} away. (A saw the GAN's 1s look like 7s.)"
+            f"Of {len(classes)} runs whose classes are counted {drawn}. The least varied is `{least}`, recall "
+            f"{recall[least]:.3f} where real dev images have {real['recall']:.3f}. Nearer to the training images than "
+            f"real dev images, which are {real['nearest training image (grey levels)']:.1f} grey levels a pixel away, "
+            f"{'is none' if not near else 'are those of ' + listed(near)}: what is learnt by heart would be, and what "
+            f"is blurred (real images have a sharpness of {real['sharpness']:.3f}). (A saw the GAN's 1s look like 7s.)"
         )
     return lines, keys, said, [(*row, "samples.png") for row in (("dcgan", "mnist"), ("wgan", "mnist"))]
 
@@ -296,15 +332,18 @@ def collapse(found):
 def bias(found):
     """Does a bias in the generator's transposed convolutions do harm?"""
     keys = {"FID (classifier)": ".1f", "KID (classifier)": ".2f", "precision": ".3f", "recall": ".3f"}
-    rows, said = [("dcgan", "mnist"), ("dcgan", "mnist_bias")], UNMEASURED
-    if found.alike(*rows):
+    rows = [("dcgan", "mnist"), ("dcgan", "mnist_bias")]
+    measured, said = found.compared(rows, "FID (classifier)")
+    if measured:
         plain, biased = (found.numbers(*row, "FID (classifier)") for row in rows)
-        within = "within" if min(plain) <= median(biased) <= max(plain) else "outside of"
-        seeds = f", {within} the range of {len(plain)} seeds" if len(plain) > 1 else ""
         harm = median(biased) / median(plain)
+        than_seeds = "one seed each, how much seeds differ is unmeasured"
+        if len(plain) > 1:
+            within = min(plain) <= median(biased) <= max(plain)
+            than_seeds = f"{'no ' * within}more than seeds differ without one"
         said = (
             f"With a bias the FID is {spread(biased, '.1f')}, without {spread(plain, '.1f')}: {harm:.2f} times as "
-            f"much{seeds}. (A: above 80 and 57.07, at least 1.4 times as much: this "
+            f"much, {than_seeds}. (A: above 80 and 57.07, at least 1.4 times as much: this "
             f"{'agrees' if harm >= 1.4 else 'differs'}.)"
         )
     return found.lines(rows, keys), keys, said, [(*rows[1], "samples.png")]
@@ -313,14 +352,15 @@ def bias(found):
 def separation(found):
     """Do a VAE's codes of faces tell their attributes apart?"""
     keys = {f"{what}, {name} (accuracy)": ".1%" for name in ("Male", "Smiling") for what in ("linear probe", "chance")}
-    rows, said = [("vae", "celeba_z512"), ("vae", "celeba_z128")], UNMEASURED
-    if measured := found.medians(*rows[0], *keys):
-        sex, by_chance, smile, guessed = measured
-        said = (
-            f"A linear probe of the test codes tells the sex of {sex:.1%} (chance {by_chance:.1%}), a smile of "
-            f"{smile:.1%} (chance {guessed:.1%}): {'the codes hold' if sex > by_chance + 0.1 else 'they hardly hold'} "
-            "the sex, however little of it t-SNE shows. (By t-SNE B saw no clear separation, C some trend.)"
-        )
+    rows, said = [("vae", "celeba_z512"), ("vae", "celeba_z128")], []
+    for row in rows:
+        if measured := found.medians(*row, *keys):
+            told = [f"{what} of {right:.1%} (chance {chance:.1%}: {'told' if right > chance + 0.1 else 'hardly told'})"
+                    for what, right, chance in zip(("the sex", "a smile"), measured[::2], measured[1::2])]  # fmt: skip
+            said += [
+                f"A linear probe of the codes of `{' '.join(row)}` ({found.steps(row)} steps) reads {listed(told)}."
+            ]
+    said = " ".join([*said, "(By t-SNE B saw no clear separation by sex, C some trend.)"]) if said else UNMEASURED
     return found.lines(rows, keys), keys, said, [(*rows[0], "tsne.png")]
 
 
@@ -351,30 +391,40 @@ def side_by_side(found):
     )
     dcgans = [("dcgan", "celeba_z100"), ("dcgan", "celeba_z128")]
     lines, said = found.lines([*wgans, *betas, *dcgans], keys), []
-    measured = [found.medians(*row, "FID (classifier)") for row in wgans]
-    if all(measured) and found.alike(*wgans):
+    measured, why = found.compared(wgans, "FID (classifier)")
+    if measured:
         (div,), (gp,) = measured
-        steps = " and ".join(f"{found[row][0]['steps']:,}" for row in wgans)
-        said += [f"After {steps} steps the FID is {div:.2f} with WGAN-DIV and {gp:.2f} with WGAN-GP."]
-    measured = [found.medians(*row, "test MSE", "test KL (nats)") for row in betas]
-    if all(measured) and found.alike(*betas):
+        said += [f"After {listed(found.steps(row) for row in wgans)} steps the FID is {div:.2f} with WGAN-DIV and "
+                 f"{gp:.2f} with WGAN-GP"]  # fmt: skip
+        by_step = [found[row][0].get("FID by step", {}) for row in wgans]
+        if both := {*by_step[0]} & {*by_step[1]}:
+            last = max(both, key=int)
+            said[-1] += f"; against the dev images, both at step {int(last):,}, " + listed(
+                f"{values[last]:.2f}" for values in by_step
+            )
+        said[-1] += "."
+    else:
+        said += [f"WGAN-DIV and WGAN-GP: {why.rstrip('.')}."]
+    measured, why = found.compared(betas, "test MSE", "test KL (nats)")
+    if measured:
         mse, kl = zip(*measured)
-        steps = f"{found[betas[0]][0]['steps']:,} of {found[betas[0]][0]['steps_planned']:,}"
         as_d = list(mse) == sorted(mse) and list(kl) == sorted(kl, reverse=True)
         mse, kl = (", ".join(f"{value:{form}}" for value in values) for values, form in ((mse, ".4f"), (kl, ".2f")))
-        said += [f"After {steps} steps with beta 2, 4, 6 the test MSE is {mse} and the KL {kl} nats: "
+        said += [f"After {found.steps(betas[0])} steps with beta 2, 4, 6 the test MSE is {mse} and the KL {kl} nats: "
                  f"{'' if as_d else 'not '}as D saw."]  # fmt: skip
-    measured = [found.medians(*row, "FID (classifier)") for row in dcgans]
-    if all(measured) and found.alike(*dcgans):
+    else:
+        said += [f"Beta 2, 4, 6: {why.rstrip('.')}."]
+    measured, why = found.compared(dcgans, "FID (classifier)")
+    if measured:
         said += [f"C's DCGAN, of two updates of G a step, has an FID of {measured[0][0]:.2f}, B's, of one and of other "
                  f"widths, {measured[1][0]:.2f}."]  # fmt: skip
     else:
-        said += ["Two updates of G a step (C's `dcgan` `celeba_z100`) and one (B's `celeba_z128`) are not compared: "
-                 f"{UNMEASURED}."]  # fmt: skip
+        said += [f"Two updates of G a step (C's `dcgan` `celeba_z100`) and one (B's `celeba_z128`): {why.rstrip('.')}."]
     pictures = [(*row, "fid_by_step.png") for row in wgans] + [(*betas[0], "compared.png")]
     return lines, keys, " ".join(said), [*pictures, *((*row, "curves.png") for row in dcgans)]
 
 
+# Each gives its table's lines, their keys and formats, its answer and its pictures; its docstring is the heading.
 QUESTIONS = latent_dimensions, equilibrium, bias, blur, smoothness, collapse, separation, codes, side_by_side
 
 
@@ -384,10 +434,11 @@ def text(found):
         "# Results", "Written by `python page.py` from `results/`, never by hand; `./run_all.sh` makes it all anew. "
         "FID and KID (classifier) are by TF-GAN's functions on the 128 features of the dataset's classifier in "
         "`common/weights/`, FID (Inception) on TF-GAN's Inception; README.md says how each number is made. Of several "
-        "seeds: the median (lowest to highest).",
+        "seeds: the median (lowest to highest); of one, how much seeds differ is unmeasured.",
         "## All runs", overview(found),
         "## The reports' figures",
-        "Faces and CIFAR-10's images may not be published here, so figures that show them are made, not kept.",
+        "Faces and CIFAR-10's images may not be published here: the command makes the figures that show them, but "
+        "they are not kept.",
         figures(found),
         "## The reports' questions",
     ]  # fmt: skip

@@ -123,13 +123,14 @@ def numbers(metrics: dict) -> list[str]:
 
 
 def worth_keeping(result: dict, target: Path) -> bool:
-    """Whether a run is no rehearsal, and of no fewer images and steps than the one whose results are in `target`."""
+    """Whether a run is no rehearsal, and of no fewer images, steps and measures than that whose results are there."""
     if "-steps" in target.name:
         return False
     there = read(target / "metrics.json")
     if there is None:
         return True
-    return all(now >= then for now, then in zip(*((r["images"]["training"], r["steps"]) for r in (result, there))))
+    size = ((r["images"]["training"], r["steps"], r.get("measures", 0)) for r in (result, there))
+    return all(now >= then for now, then in zip(*size))
 
 
 def collect(folders: list[Path], parent: Path, rehearsal: bool = False) -> None:
@@ -141,6 +142,9 @@ def collect(folders: list[Path], parent: Path, rehearsal: bool = False) -> None:
             continue
         name = re.sub(r"-steps\d+$", "", folder.name) if rehearsal else folder.name
         target = parent / result["model"] / name
+        old = target.with_name(f"~old-{name}")
+        if old.exists() and not target.exists():  # a kill between the two
+            old.rename(target)
         if result == read(target / "metrics.json"):
             continue
         try:
@@ -148,7 +152,7 @@ def collect(folders: list[Path], parent: Path, rehearsal: bool = False) -> None:
                 keep(folder, target, result)
                 print(f"kept {target}")
             else:
-                print(f"not kept: {target} is of more images or steps than {folder}")
+                print(f"not kept: {target} is of more images, steps or measures than {folder}")
         except (ImportError, OSError, LookupError, TypeError, ValueError, data.UserError, zipfile.BadZipFile) as error:
             print(f"not kept: {folder} ({error})")  # gone or damaged
 

@@ -167,26 +167,26 @@ def ended(folder, processes):
 
 
 @functools.cache
-def results(devices=1, workers=1, models=MODELS):
+def results(devices_each=1, workers=1, models=MODELS):
     """What `steps` returns, by model, on so many devices of each of so many workers; a list of the workers'."""
     environments = [{"TF_CONFIG": c} for c in cluster(workers)] if workers > 1 else [{}]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         calls = enumerate(environments)
-        codes, said = ended(folder, [start(folder, i, __file__, i, devices, *models, **more) for i, more in calls])
+        codes, said = ended(folder, [start(folder, i, __file__, i, devices_each, *models, **more) for i, more in calls])
         assert not any(codes), said
         return [pickle.loads((folder / f"{i}.pickle").read_bytes()) for i in range(workers)]
 
 
 @pytest.mark.parametrize(
-    ("model", "devices", "workers"), [*((model, 2, 1) for model in MODELS), ("vae", 1, 2), ("dcgan", 1, 2)]
+    ("model", "devices_each", "workers"), [*((model, 2, 1) for model in MODELS), ("vae", 1, 2), ("dcgan", 1, 2)]
 )
-def test_several_are_one(model, devices, workers):
+def test_several_are_one(model, devices_each, workers):
     """All replicas have the same weights, and these and the logs are, to rounding, those of one device alone."""
-    ((expected_logs, (expected,), start),) = (each[model] for each in results())
-    found = [each[model] for each in results(devices, workers, ("vae", "dcgan") if workers > 1 else MODELS)]
+    ((expected_logs, (expected,), first),) = (each[model] for each in results())
+    found = [each[model] for each in results(devices_each, workers, ("vae", "dcgan") if workers > 1 else MODELS)]
     replicas = [weights for _, each, _ in found for weights in each]
-    assert len(replicas) == devices * workers
+    assert len(replicas) == devices_each * workers
     for other in replicas[1:]:
         for a, b in zip(replicas[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -195,7 +195,7 @@ def test_several_are_one(model, devices, workers):
         for mine, theirs in zip(logs, expected_logs):
             assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-3)
     # Of a ReLU's inputs one may be rounded to the other side of 0, and a GAN makes more of that with each step.
-    change = np.concatenate([(b - a).ravel() for a, b in zip(start, expected)])
+    change = np.concatenate([(b - a).ravel() for a, b in zip(first, expected)])
     error = np.concatenate([(b - a).ravel() for a, b in zip(replicas[0], expected)])
     tolerance = 1e-4 if model == "vae" else 0.006
     assert np.linalg.norm(error) < tolerance * np.linalg.norm(change), np.linalg.norm(error) / np.linalg.norm(change)

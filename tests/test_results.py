@@ -102,6 +102,9 @@ def test_what_is_worth_keeping(tmp_path):
     assert not results.worth_keeping(there | {"steps": 19_999}, target)
     assert not results.worth_keeping(RESULT | {"images": {"training": 3_500}}, target)
     assert not results.worth_keeping(there, tmp_path / "mnist_z10-steps300")
+    (target / "metrics.json").write_text(json.dumps(there | {"measures": 2}))
+    assert not results.worth_keeping(RESULT, target)
+    assert results.worth_keeping(RESULT | {"measures": 2}, target)
     (target / "metrics.json").write_text('{"images": {"trai')
     assert results.worth_keeping(there, target)
 

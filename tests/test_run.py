@@ -172,7 +172,7 @@ def boards(run):
 # (The others are stopped in test_rows.py.)
 @pytest.mark.parametrize("trained", ["vae", "dcgan", "wgan"], indirect=True)
 def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
-    """SIGTERM, then to the end, with SIGKILL on the way: the same weights, bit for bit, and the same log."""
+    """SIGTERM, then to the end, with one SIGKILL on the way: the same weights, bit for bit, and the same log."""
     script, whole, _ = trained
     run = tmp_path / "runs" / script / whole.name
     process = start(tmp_path, f"{script}/train.py", STEPS="105")
