@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 import vae.train
-from common import results, run
+from common import plots, results, run
 
 METRICS = {
     "FID (classifier)": 12.3456, "KID (classifier)": 1.5, "KID standard error": 0.25, "precision": 0.5, "recall": 0.25,
@@ -64,6 +64,21 @@ def test_keep_and_table(tmp_path, monkeypatch):
     ]  # fmt: skip
     assert "2.00" in floor and "real" in floor
     assert head.count("|") == line.count("|") == measured.count("|") == floor.count("|")
+
+
+def test_the_lines_of_a_figure_keep_their_colours(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "run" / "training.gif").write_bytes(b"picture")
+    log = [{"step": str(i), **{name: str(np.sin(i + j)) for j, name in enumerate("abcdef")}} for i in range(99)]
+    plots.curves(log, {"first": [*"abc"], "second": [*"def"]}, tmp_path / "run" / "curves.png", "title")
+    results.keep_pictures(tmp_path / "run", tmp_path / "kept", digits=True)
+    before, after = (
+        np.asarray(Image.open(tmp_path / part / "curves.png").convert("RGB"), int) for part in ("run", "kept")
+    )
+    for colour in plots.COLOURS[:3]:
+        line = (before == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(-1)
+        assert line.sum() > 100 and np.abs(after[line] - before[line]).max() < 16
 
 
 def test_another_seeds_numbers_alone_are_kept(tmp_path):
