@@ -78,19 +78,17 @@ class Results(dict):
         return [value for value in found if value is not None]
 
     def cell(self, model, run, key, form):
-        numbers = self.numbers(model, run, key)
-        if not numbers:
-            return UNMEASURED
-        seeds = len(self[model, run])
-        return spread(numbers, form) + f", {len(numbers)} of {seeds} seeds" * (len(numbers) < seeds)
+        """Empty where no run of the model has the number."""
+        if (model, run) not in self:
+            return "not trained"
+        numbers, seeds = self.numbers(model, run, key), len(self[model, run])
+        if numbers:
+            return spread(numbers, form) + f", {len(numbers)} of {seeds} seeds" * (len(numbers) < seeds)
+        return UNMEASURED if any(self.numbers(*row, key) for row in self if row[0] == model) else ""
 
     def lines(self, rows, keys):
-        """A table's lines of (model, run), cells by `keys` and their formats; a "test ..." is a VAE's alone."""
-        return [
-            [f"`{model}` `{run}`"]
-            + ["" if key[:5] == "test " and model != "vae" else self.cell(model, run, key, keys[key]) for key in keys]
-            for model, run in rows
-        ]
+        """A table's lines of (model, run), cells by `keys` and their formats."""
+        return [[name(row), *(self.cell(*row, key, form) for key, form in keys.items())] for row in rows]
 
     def medians(self, model, run, *keys):
         """None if one of them is unmeasured."""
@@ -103,18 +101,19 @@ class Results(dict):
 
     def steps(self, row):
         """Done, and of how many where it has not ended."""
-        done, planned = self[row][0]["steps"], self[row][0]["steps_planned"]
-        return f"{done:,}" + f" of {planned:,}" * (done < planned)
+        one = self[row][0]
+        done, planned, measured = one["steps"], one["steps_planned"], one.get("step measured", one["steps"])
+        return f"{done:,}" + f" of {planned:,}" * (done < planned) + f", measured: {measured:,}" * (measured < done)
 
     def compared(self, rows, *keys):
         """The medians of each row; or None, and why they can't be compared."""
-        measured = [self.medians(*row, *keys) for row in rows]
-        if not all(measured):
+        if not all(row in self for row in rows):
             return None, UNMEASURED
         shares = [self[row][0]["steps"] / self[row][0]["steps_planned"] for row in rows]
         if len({self.source(row) for row in rows}) > 1 or max(shares) > 1.02 * min(shares):
-            return None, "Not compared: the runs are of different images, or of different shares of their steps."
-        return measured, ""
+            return None, "not compared, as the runs are of different images, or of different shares of their steps"
+        measured = [self.medians(*row, *keys) for row in rows]
+        return (measured, "") if all(measured) else (None, UNMEASURED)
 
     def real(self, rows, keys):
         """Of the real dev images each number that a run has, else None."""
@@ -127,15 +126,24 @@ class Results(dict):
             return f"results/{model}/{run}/{name}" if (self.folder / model / run / name).is_file() else None
         return None
 
-    def picture(self, model, run, name, width=400):
-        """As HTML, where it is there."""
-        path = self.file(model, run, name)
-        return f'<img src="{path}" width="{width}">' if path else ""
+    def pictures(self, pictures):
+        """A table of those that are there, each under its name."""
+        shown = [picture for picture in pictures if self.file(*picture)]
+        titles = [
+            f"{name(row)}{', seed 0' * (len(self[row]) > 1)}: {file}" for *row, file in shown for row in [(*row,)]
+        ]
+        return (
+            table(titles, [[f'<img src="{self.file(*each)}" width="400">' for each in shown]], "---") if shown else ""
+        )
 
 
 def length(result):
     """Of a run, to be compared with that of its other seeds."""
     return result["images"].get("training", 0), result["dataset"], result["steps"]
+
+
+def name(row):
+    return "`{}` `{}`".format(*row)
 
 
 def spread(numbers, form):
@@ -183,7 +191,7 @@ def overview(found):
     for (model, run), seeds in sorted(found.items(), key=lambda item: ("MNIST" not in item[1][0]["dataset"], item[0])):
         one = seeds[0]
         counts = ", ".join(f"{one['images'].get(part, 0):,}" for part in ("training", "dev", "test"))
-        cells = [found.cell(model, run, key, form) for key, form in (
+        cells = [found.cell(model, run, key, form) or UNMEASURED for key, form in (
             ("FID (Inception)", ".2f"), ("FID (classifier)", ".2f"), ("KID (classifier)", ".2f"), ("precision", ".3f"),
             ("recall", ".3f"))]  # fmt: skip
         own = [f"{name} {found.cell(model, run, key, form)}" for key, (name, form) in results.OWN.items()
@@ -240,9 +248,9 @@ def equilibrium(found):
             f"{real - 0.5:+.2f} and "
             f"D(G(z)) {before - 0.5:+.2f} from one half, and D's own update moves D(G(z)) by {after - before:+.2f} "
             f"within a step. A discriminator trained anew against the generator, which stands still, tells {fresh:.0%} "
-            f"of new images right. (All three within 0.05 of one half would be a yes. A: not reached, which this "
-            f"{'differs from' if reached else 'agrees with'}, but D(x) was near 0.6 there and D(G(z)) near 0.5 just "
-            "after G's update. C claims it for faces after 25,000 updates.)"
+            f"of new images right. (D(x), D(G(z)) and this share within 0.05 of one half would be a yes. A: not "
+            f"reached, which this {'differs from' if reached else 'agrees with'}, but D(x) was near 0.6 there and "
+            "D(G(z)) near 0.5 just after G's update. C claims it for faces after 25,000 updates.)"
         )
     return found.lines(rows, keys), keys, said, [(*rows[0], "curves.png")]
 
@@ -266,6 +274,7 @@ def blur(found):
             f"({vae_tail:.2%} of the energy and {gan_tail:.2%}). (A found the VAE blurrier: this "
             f"{'agrees' if blurrier == ('VAE', 'VAE') else 'differs'}.)"
         )
+    said += f" {name(rows[2])} and {name(rows[3])}: {found.compared(rows[2:], *keys)[1] or 'see the table'}."
     return lines, keys, said, [(*row, "samples.png") for row in rows]
 
 
@@ -287,15 +296,18 @@ def smoothness(found):
         change, rise = ([b[i] - a[i] for i in (0, 1)] for a, b in ((sure, halfway), (ends, middles)))
         smoother = longest[0] < longest[1] and way[0] < way[1]
         said = (
-            f"On the way from one code to another the VAE's pictures go {way[0]:.2f} times as far as straight on, in "
-            f"the classifier's features, the GAN's {way[1]:.2f} times; the longest of eight steps is {longest[0]:.2f} "
-            f"and {longest[1]:.2f} times the mean one. Halfway the classifier's confidence has changed by "
-            f"{change[0]:+.3f} with the VAE, by {change[1]:+.3f} with the GAN. (A: the VAE's space is smoother and "
+            "On the way from one code to another, of 100 dimensions, the VAE's pictures go "
+            f"{way[0]:.2f} times as far as straight on, in the classifier's features, the GAN's {way[1]:.2f} times; "
+            f"the longest of eight steps is {longest[0]:.2f} and {longest[1]:.2f} times the mean one. Halfway the "
+            f"classifier's confidence has changed by {change[0]:+.3f} with the VAE, by {change[1]:+.3f} with the GAN. "
+            "(A: the VAE's space is smoother and "
             f"stays on digits, the GAN's does not. By the paths this {'agrees' if smoother else 'differs'}, by the "
             f"confidence, which leaves digits where it falls by 0.02 or more, it "
             f"{'agrees' if change[0] > -0.02 >= change[1] else 'differs'}.) Halfway the FID changes by {rise[0]:+.1f} "
             f"and {rise[1]:+.1f}: not the decoder's doing alone, as codes there are shorter than codes of N(0, I)."
         )
+        if small := found.medians(*rows[2], "latent path: length (of its ends' distance)"):
+            said += f" With 3 dimensions the VAE's pictures go {small[0]:.2f} times as far as straight on."
     return found.lines(rows, keys), keys, said, [(*row, "interpolation.png") for row in rows[:2]]
 
 
@@ -307,7 +319,7 @@ def collapse(found):
     rows = [row for row in rows if found[row][0]["images"].get("training", 0) == most]  # of the same images
     lines, real = found.lines(rows, keys), found.real(rows, [*keys, "sharpness"])
     if rows:
-        lines.append(real_line("real dev images", real, keys))
+        lines.append(real_line(f"real dev images, {found.source(rows[0])}", real, keys))
     classes, recall, nearest, sharpness = (
         {" ".join(row): pick(numbers) for row in rows if (numbers := found.numbers(*row, key))}
         for key, pick in zip(real, (min, median, median, median))
@@ -324,7 +336,8 @@ def collapse(found):
             f"{recall[least]:.3f} where real dev images have {real['recall']:.3f}. Nearer to the training images than "
             f"real dev images, which are {real['nearest training image (grey levels)']:.1f} grey levels a pixel away, "
             f"{'is none' if not near else 'are those of ' + listed(near)}: what is learnt by heart would be, and what "
-            f"is blurred (real images have a sharpness of {real['sharpness']:.3f}). (A saw the GAN's 1s look like 7s.)"
+            f"is blurred (real images have a sharpness of {real['sharpness']:.3f}). (A saw the GAN's 1s look like 7s, "
+            "which a count of the classes does not show.)"
         )
     return lines, keys, said, [(*row, "samples.png") for row in (("dcgan", "mnist"), ("wgan", "mnist"))]
 
@@ -344,24 +357,29 @@ def bias(found):
         said = (
             f"With a bias the FID is {spread(biased, '.1f')}, without {spread(plain, '.1f')}: {harm:.2f} times as "
             f"much, {than_seeds}. (A: above 80 and 57.07, at least 1.4 times as much: this "
-            f"{'agrees' if harm >= 1.4 else 'differs'}.)"
+            f"{'agrees' if harm >= 1.4 else 'differs by being less' if harm > 1 else 'differs'}.)"
         )
     return found.lines(rows, keys), keys, said, [(*rows[1], "samples.png")]
 
 
 def separation(found):
     """Do a VAE's codes of faces tell their attributes apart?"""
-    keys = {f"{what}, {name} (accuracy)": ".1%" for name in ("Male", "Smiling") for what in ("linear probe", "chance")}
-    rows, said = [("vae", "celeba_z512"), ("vae", "celeba_z128")], []
-    for row in rows:
-        if measured := found.medians(*row, *keys):
-            told = [f"{what} of {right:.1%} (chance {chance:.1%}: {'told' if right > chance + 0.1 else 'hardly told'})"
-                    for what, right, chance in zip(("the sex", "a smile"), measured[::2], measured[1::2])]  # fmt: skip
-            said += [
-                f"A linear probe of the codes of `{' '.join(row)}` ({found.steps(row)} steps) reads {listed(told)}."
-            ]
+    lines, said = [], []
+    for row in (("vae", "celeba_z512"), ("vae", "celeba_z128")):
+        own, told = found[row][0]["own"] if row in found else {}, []
+        attributes = [key[len("linear probe, ") : -len(" (accuracy)")] for key in own if "linear probe, " in key]
+        for attribute in attributes:
+            right, chance = found.medians(*row, *(f"{k}, {attribute} (accuracy)" for k in ("linear probe", "chance")))
+            lines.append([f"{name(row)}: {attribute}", f"{right:.1%}", f"{chance:.1%}"])
+            told += [attribute] if right > chance + 0.1 else []
+        if attributes:
+            said += [f"A linear probe of the codes of {name(row)} (steps: {found.steps(row)}) reads "
+                     f"{listed(told) if told else 'none'} of {len(attributes)} attributes right by ten points more "
+                     "than chance would."]  # fmt: skip
+        else:
+            lines.append([name(row), *[UNMEASURED if row in found else "not trained"] * 2])
     said = " ".join([*said, "(By t-SNE B saw no clear separation by sex, C some trend.)"]) if said else UNMEASURED
-    return found.lines(rows, keys), keys, said, [(*rows[0], "tsne.png")]
+    return lines, ("linear probe (accuracy)", "chance (accuracy)"), said, [("vae", "celeba_z512", "tsne.png")]
 
 
 def codes(found):
@@ -377,7 +395,16 @@ def codes(found):
     if measured := found.medians(*rows[3], *list(keys)[2:]):
         said += [f"InfoGAN's category, which no one gave a meaning, is the digit in {measured[0]:.1%} of its images, "
                  f"and its Q tells {measured[1]:.1%} of the real test digits."]  # fmt: skip
+    faces = "infogan", "celeba_cat10_cont2"
+    for own in [found[faces][0]["own"]] if faces in found else []:
+        changed = [
+            f"{code} changes {own[key]} most, in {own[f'{code}: change (share)']:.0%} of the images (by chance "
+            f"{own[f'{code}: change by chance (share)']:.0%})"
+            for key in own if (code := key.removesuffix(" changes most")) != key
+        ]  # fmt: skip
+        said += [f"Of {name(faces)} (steps: {found.steps(faces)}) {listed(changed)}."] if changed else []
     pictures = [(*rows[0], "pairs.png"), (*rows[3], "categorical_1.png"), (*rows[1], "pairs.png")]
+    pictures += [(*faces, "continuous_1.png")]
     return found.lines(rows, keys), keys, " ".join(said) or UNMEASURED, pictures
 
 
@@ -404,7 +431,7 @@ def side_by_side(found):
             )
         said[-1] += "."
     else:
-        said += [f"WGAN-DIV and WGAN-GP: {why.rstrip('.')}."]
+        said += [f"WGAN-DIV and WGAN-GP: {why}."]
     measured, why = found.compared(betas, "test MSE", "test KL (nats)")
     if measured:
         mse, kl = zip(*measured)
@@ -413,13 +440,13 @@ def side_by_side(found):
         said += [f"After {found.steps(betas[0])} steps with beta 2, 4, 6 the test MSE is {mse} and the KL {kl} nats: "
                  f"{'' if as_d else 'not '}as D saw."]  # fmt: skip
     else:
-        said += [f"Beta 2, 4, 6: {why.rstrip('.')}."]
+        said += [f"Beta 2, 4, 6: {why}."]
     measured, why = found.compared(dcgans, "FID (classifier)")
     if measured:
         said += [f"C's DCGAN, of two updates of G a step, has an FID of {measured[0][0]:.2f}, B's, of one and of other "
                  f"widths, {measured[1][0]:.2f}."]  # fmt: skip
     else:
-        said += [f"Two updates of G a step (C's `dcgan` `celeba_z100`) and one (B's `celeba_z128`): {why.rstrip('.')}."]
+        said += [f"Two updates of G a step (C's `dcgan` `celeba_z100`) and one (B's `celeba_z128`): {why}."]
     pictures = [(*row, "fid_by_step.png") for row in wgans] + [(*betas[0], "compared.png")]
     return lines, keys, " ".join(said), [*pictures, *((*row, "curves.png") for row in dcgans)]
 
@@ -428,13 +455,14 @@ def side_by_side(found):
 QUESTIONS = latent_dimensions, equilibrium, bias, blur, smoothness, collapse, separation, codes, side_by_side
 
 
-def text(found):
+def text(found, title="Results"):
     """The page."""
     parts = [
-        "# Results", "Written by `python page.py` from `results/`, never by hand; `./run_all.sh` makes it all anew. "
+        f"# {title}", "Written by `python page.py` from `results/`, never by hand; `./run_all.sh` makes it all anew. "
         "FID and KID (classifier) are by TF-GAN's functions on the 128 features of the dataset's classifier in "
         "`common/weights/`, FID (Inception) on TF-GAN's Inception; README.md says how each number is made. Of several "
-        "seeds: the median (lowest to highest); of one, how much seeds differ is unmeasured.",
+        "seeds: the median (lowest to highest); of one, how much seeds differ is unmeasured. "
+        "Unmeasured is what a run's `test.py` could not measure, or an earlier one did not.",
         "## All runs", overview(found),
         "## The reports' figures",
         "Faces and CIFAR-10's images may not be published here: the command makes the figures that show them, but "
@@ -445,17 +473,17 @@ def text(found):
     for question in QUESTIONS:
         lines, keys, said, pictures = question(found)
         parts += [f"### {question.__doc__}", table(["run", *keys], lines), said]
-        parts += ["\n".join(filter(None, (found.picture(*picture) for picture in pictures)))]
+        parts += [found.pictures(pictures)]
     if found.left_out:
         parts += [f"Left out: {', '.join(found.left_out)}."]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, title: str = "Results") -> None:
     """Writes RESULTS.md in `folder`, from its results/."""
     folder.mkdir(parents=True, exist_ok=True)
     with data.whole(folder / "RESULTS.md") as draft:
-        draft.write_text(text(Results(folder / "results")))
+        draft.write_text(text(Results(folder / "results"), title))
 
 
 if __name__ == "__main__":

@@ -36,13 +36,18 @@ class Job(NamedTuple):
 
 def plan(words):
     """The jobs of the rows that all `words` name; why datasets are not there, by name."""
-    chosen = []
+    chosen, known = [], set()
     for script in sorted(path.parent for path in ROOT.glob("*/train.py")):
         runs = import_module(f"{script.name}.train").RUNS
-        names = [name for name in runs if {*words} <= {script.name, name, *name.split("_")}]
-        chosen += [run.named(script, runs, name) for name in names]
+        called = {name: {script.name, name, *name.split("_")} for name in runs}
+        chosen += [run.named(script, runs, name) for name in runs if {*words} <= called[name]]
+        known = known.union(*called.values())
     if not chosen:
-        raise data.UserError(f"no row is called {' and '.join(words)}: without a word, ./run_all.sh takes all rows")
+        wrong = [word for word in words if word not in known] or words
+        raise data.UserError(
+            f"no row is called {' and '.join(wrong)}: words are of {', '.join(sorted(known))}; without one, "
+            "./run_all.sh takes all rows"
+        )
     sources, why = {}, {}
     for dataset in sorted({each.row["dataset"] for each in chosen}):
         try:
@@ -194,7 +199,7 @@ def main(words):
     done = [job for job in jobs if job.source and not missing(job.run, job.source)]
     before = [job.run.folder for job in jobs if job.source and not job.calls]
     results.collect(before, folder / "results", rehearsal=bool(steps))
-    page.write(folder)
+    page.write(folder, f"Rehearsal of {steps} steps: what it says means nothing" if steps else "Results")
     print(f"=== {len(done)} of {len(jobs)} rows are trained and tested; the page is {folder / 'RESULTS.md'}")
     for dataset in why:
         print(f"without {dataset}: {', '.join(job.run.title for job in jobs if job.run.row['dataset'] == dataset)}")

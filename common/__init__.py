@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Keeps what C++ code writes to stderr from the terminal, and shows it if an exception passes."""
+    """Keeps what C++ code writes to stderr from the terminal, and shows it if an exception passes, but for Ctrl-C."""
     # TensorFlow's first messages heed no TF_CPP_MIN_LOG_LEVEL (tensorflow issue 100442).
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -22,7 +22,7 @@ def silenced() -> Iterator[None]:
         os.dup2(file.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             file.seek(0)
             os.write(terminal, file.read())
             raise
@@ -31,6 +31,15 @@ def silenced() -> Iterator[None]:
             os.close(terminal)
 
 
+def _on_error(kind, error, trace):
+    """Ctrl-C while the frameworks are imported needs no traceback."""
+    if kind is KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _on_error
 # Keras warns that a tf.data dataset will not be shuffled again; it is shuffled.
 warnings.filterwarnings("ignore", "`shuffle=True` was passed")
 # Keras can't tell the length of a dataset that several devices share, and takes its end for a mistake.

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+import dcgan.train
 import vae.train
 from common import plots, results, run
 
@@ -70,8 +71,8 @@ def test_the_lines_of_a_figure_keep_their_colours(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "kept").mkdir()
     (tmp_path / "run" / "training.gif").write_bytes(b"picture")
-    log = [{"step": str(i), **{name: str(np.sin(i + j)) for j, name in enumerate("abcdef")}} for i in range(99)]
-    plots.curves(log, {"first": [*"abc"], "second": [*"def"]}, tmp_path / "run" / "curves.png", "title")
+    log = run.read_log(results.RESULTS / "dcgan" / "mnist")
+    plots.curves(log, dcgan.train.CURVES, tmp_path / "run" / "curves.png", "title")
     results.keep_pictures(tmp_path / "run", tmp_path / "kept", digits=True)
     before, after = (
         np.asarray(Image.open(tmp_path / part / "curves.png").convert("RGB"), int) for part in ("run", "kept")
@@ -149,7 +150,7 @@ def test_collect_does_what_is_new(tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in kept.parent.iterdir()} == whole
     (tmp_path / "runs" / "mnist_z100" / "metrics.json").write_text(json.dumps(RESULT | {"steps": 20}))
     results.collect(folders[-1:], tmp_path / "results")
-    assert "is of more images or steps than" in capsys.readouterr().out
+    assert "is of more images, steps or measures than" in capsys.readouterr().out
 
 
 def test_the_table_of_no_results(tmp_path, monkeypatch):

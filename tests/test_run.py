@@ -298,6 +298,13 @@ def test_messages_are_kept_from_the_terminal_where_all_disks_are_full(monkeypatc
     assert capfd.readouterr().err == ""
 
 
+def test_ctrl_c_while_the_frameworks_are_imported(capsys):
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "stopped\n"
+    sys.excepthook(ValueError, ValueError("ours"), None)
+    assert "ValueError: ours" in capsys.readouterr().err
+
+
 def test_other_errors_are_not_hidden():
     with pytest.raises(OSError, match="ours"), run.one_line_errors():
         raise OSError("ours")
