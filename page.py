@@ -292,8 +292,11 @@ def smoothness(found):
     rows = [("vae", "mnist_z100"), ("dcgan", "mnist"), ("vae", "mnist_z3"), ("vae", "mnist_z10"), ("wgan", "mnist")]
     pair, said = found.compared(rows[:2], *keys)
     if pair:
-        longest, way, ends, middles, sure, halfway = zip(*(values[1:] for values in pair))  # each VAE's, GAN's
-        change, rise = ([b[i] - a[i] for i in (0, 1)] for a, b in ((sure, halfway), (ends, middles)))
+        _, longest, way, *_ = zip(*pair)  # each VAE's, GAN's
+        rise, change = (
+            [median(b - a for a, b in zip(*(found.numbers(*row, key) for key in both))) for row in rows[:2]]
+            for both in ([*keys][3:5], [*keys][5:])  # at the ends and halfway, of each seed
+        )
         smoother = longest[0] < longest[1] and way[0] < way[1]
         said = (
             "On the way from one code to another, of 100 dimensions, the VAE's pictures go "
@@ -350,9 +353,9 @@ def bias(found):
     if measured:
         plain, biased = (found.numbers(*row, "FID (classifier)") for row in rows)
         harm = median(biased) / median(plain)
-        than_seeds = "one seed each, how much seeds differ is unmeasured"
+        than_seeds = "how much seeds differ without one is unmeasured"
         if len(plain) > 1:
-            within = min(plain) <= median(biased) <= max(plain)
+            within = abs(median(biased) - median(plain)) <= max(plain) - min(plain)
             than_seeds = f"{'no ' * within}more than seeds differ without one"
         said = (
             f"With a bias the FID is {spread(biased, '.1f')}, without {spread(plain, '.1f')}: {harm:.2f} times as "
@@ -398,8 +401,10 @@ def codes(found):
     faces = "infogan", "celeba_cat10_cont2"
     for own in [found[faces][0]["own"]] if faces in found else []:
         changed = [
-            f"{code} changes {own[key]} most, in {own[f'{code}: change (share)']:.0%} of the images (by chance "
-            f"{own[f'{code}: change by chance (share)']:.0%})"
+            f"{code} changes {own[key]} most, the share of images read so by {own[f'{code}: change (share)']:.0%} (by "
+            f"chance {own[f'{code}: change by chance (share)']:.0%})"
+            if own[key] != "nothing"
+            else f"{code} changes nothing beyond chance"
             for key in own if (code := key.removesuffix(" changes most")) != key
         ]  # fmt: skip
         said += [f"Of {name(faces)} (steps: {found.steps(faces)}) {listed(changed)}."] if changed else []
@@ -458,9 +463,10 @@ QUESTIONS = latent_dimensions, equilibrium, bias, blur, smoothness, collapse, se
 def text(found, title="Results"):
     """The page."""
     parts = [
-        f"# {title}", "Written by `python page.py` from `results/`, never by hand; `./run_all.sh` makes it all anew. "
-        "FID and KID (classifier) are by TF-GAN's functions on the 128 features of the dataset's classifier in "
-        "`common/weights/`, FID (Inception) on TF-GAN's Inception; README.md says how each number is made. Of several "
+        f"# {title}", "Written by `python page.py` from `results/`, never by hand; `./run_all.sh` trains and tests "
+        "every row whose data is there, to its end, with seed 0, `SEED=1 ./run_all.sh` with another. FID and KID "
+        "(classifier) are by TF-GAN's functions on the 128 features of the dataset's classifier in `common/weights/`, "
+        "FID (Inception) on TF-GAN's Inception; README.md says how each number is made. Of several "
         "seeds: the median (lowest to highest); of one, how much seeds differ is unmeasured. "
         "Unmeasured is what a run's `test.py` could not measure, or an earlier one did not.",
         "## All runs", overview(found),

@@ -251,7 +251,7 @@ def test_the_blurs_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("biased", "said"),
     [
-        (33.0, "33.0, without 32.0 (30.0 to 34.0): 1.03 times as much, no more than seeds differ without"),
+        (35.0, "35.0, without 32.0 (30.0 to 34.0): 1.09 times as much, no more than seeds differ without"),
         (64.0, "64.0, without 32.0 (30.0 to 34.0): 2.00 times as much, more than seeds differ without"),
     ],
 )
