@@ -49,7 +49,7 @@ FIGURES = [
     ("D", "beta-VAE: MSE and KL of three betas", "vae", "cifar10_beta2", "compared.png"),
     ("D", "beta-VAE: reconstructions and samples", "vae", "cifar10_beta2", "decoded.png"),
 ]
-UNMEASURED = "unmeasured"
+UNMEASURED, NOT_TRAINED = "unmeasured", "not trained"
 
 
 class Results(dict):
@@ -80,7 +80,7 @@ class Results(dict):
     def cell(self, model, run, key, form):
         """Empty where no run of the model has the number."""
         if (model, run) not in self:
-            return "not trained"
+            return NOT_TRAINED
         numbers, seeds = self.numbers(model, run, key), len(self[model, run])
         if numbers:
             return spread(numbers, form) + f", {len(numbers)} of {seeds} seeds" * (len(numbers) < seeds)
@@ -102,8 +102,8 @@ class Results(dict):
     def steps(self, row):
         """Done, and of how many where it has not ended."""
         one = self[row][0]
-        done, planned, measured = one["steps"], one["steps_planned"], one.get("step measured", one["steps"])
-        return f"{done:,}" + f" of {planned:,}" * (done < planned) + f", measured: {measured:,}" * (measured < done)
+        measured = one.get("step measured", one["steps"])
+        return results.progress(one) + f", measured: {measured:,}" * (measured < one["steps"])
 
     def compared(self, rows, *keys):
         """The medians of each row; or None, and why they can't be compared."""
@@ -122,9 +122,9 @@ class Results(dict):
 
     def file(self, model, run, name):
         """The path of a picture that is there, of seed 0."""
-        if any(not result["seed"] for result in self.get((model, run), [])):
-            return f"results/{model}/{run}/{name}" if (self.folder / model / run / name).is_file() else None
-        return None
+        seed_0 = any(not result["seed"] for result in self.get((model, run), []))
+        there = seed_0 and (self.folder / model / run / name).is_file()
+        return f"results/{model}/{run}/{name}" if there else None
 
     def pictures(self, pictures):
         """A table of those that are there, each under its name."""
@@ -198,7 +198,7 @@ def overview(found):
                if found.numbers(model, run, key)]  # fmt: skip
         said = [f"{report}: {k} {v}" for report, figures in one["reported"].items() for k, v in figures.items()]
         numbers = ", ".join(str(result["seed"]) for result in seeds)
-        lines.append([f"`{model}` `{run}`", f"{one['dataset']}: {counts}", found.steps((model, run)), numbers, *cells])
+        lines.append([name((model, run)), f"{one['dataset']}: {counts}", found.steps((model, run)), numbers, *cells])
         lines[-1] += [", ".join(own), ", ".join(said)]
     return table(columns, lines)
 
@@ -208,7 +208,7 @@ def figures(found):
     lines = []
     for reports, what, model, run, file in FIGURES:
         path = found.file(model, run, file)
-        where = f"[{file}]({path})" if path else "not kept" if (model, run) in found else "not trained"
+        where = f"[{file}]({path})" if path else "not kept" if (model, run) in found else NOT_TRAINED
         lines.append([reports, what, command(model, run), where])
     return table(["reports", "figure", "command, after its `train.py`", "file"], lines, "---")
 
@@ -380,7 +380,7 @@ def separation(found):
                      f"{listed(told) if told else 'none'} of {len(attributes)} attributes right by ten points more "
                      "than chance would."]  # fmt: skip
         else:
-            lines.append([name(row), *[UNMEASURED if row in found else "not trained"] * 2])
+            lines.append([name(row), *[UNMEASURED if row in found else NOT_TRAINED] * 2])
     said = " ".join([*said, "(By t-SNE B saw no clear separation by sex, C some trend.)"]) if said else UNMEASURED
     return lines, ("linear probe (accuracy)", "chance (accuracy)"), said, [("vae", "celeba_z512", "tsne.png")]
 
@@ -399,7 +399,8 @@ def codes(found):
         said += [f"InfoGAN's category, which no one gave a meaning, is the digit in {measured[0]:.1%} of its images, "
                  f"and its Q tells {measured[1]:.1%} of the real test digits."]  # fmt: skip
     faces = "infogan", "celeba_cat10_cont2"
-    for own in [found[faces][0]["own"]] if faces in found else []:
+    if faces in found:
+        own = found[faces][0]["own"]
         changed = [
             f"{code} changes {own[key]} most, the share of images read so by {own[f'{code}: change (share)']:.0%} (by "
             f"chance {own[f'{code}: change by chance (share)']:.0%})"

@@ -2,8 +2,8 @@
 
 Copies of each run in RUNS_DIR its metrics and, of seed 0, a thinned log, the pictures and, of a script's first row, the
 network that draws into results/, then writes README.md's table anew from all that results/ holds. Rehearsals (STEPS)
-are not kept, nor is a run of fewer images or steps than what is there, nor a picture with an image of CelebA or
-CIFAR-10: the former's may not be published, and the latter states no terms.
+are not kept, nor is a run of fewer images, steps or measures than what is there, nor a picture with an image of CelebA
+or CIFAR-10: the former's may not be published, and the latter states no terms.
 """
 
 import contextlib
@@ -99,16 +99,19 @@ def table() -> str:
         if (result := read(path)) is None:
             continue
         name = f"`{result['model']}` `{result['run']}`" + f", seed {result['seed']}" * (result["seed"] != 0)
-        steps = f"{result['steps']:,}"
-        if result["steps"] < result["steps_planned"]:
-            steps += f" of {result['steps_planned']:,}"
-        lines.append([name, result["dataset"], steps, *numbers(result["metrics"])])
+        lines.append([name, result["dataset"], progress(result), *numbers(result["metrics"])])
         own = [f"{name} {result['own'][key]:{form}}" for key, (name, form) in OWN.items() if key in result["own"]]
         reported = [f"{report}: {k} {v}" for report, figures in result["reported"].items() for k, v in figures.items()]
         lines[-1] += [", ".join(own), f"{result['seconds'] / 60:.0f}", ", ".join(reported)]
         real[result["dataset"]] = result["real dev images"]
     lines += [["real dev images", name, "", *numbers(metrics), "", "", ""] for name, metrics in real.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def progress(result: dict) -> str:
+    """The steps done, and of how many where the run has not ended."""
+    done, planned = result["steps"], result["steps_planned"]
+    return f"{done:,}" + f" of {planned:,}" * (done < planned)
 
 
 def numbers(metrics: dict) -> list[str]:
