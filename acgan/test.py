@@ -1,38 +1,47 @@
 """Measures an ACGAN that train.py left, and draws its figures."""
 
-from common import fid, plots, run  # before TensorFlow, whose start-up messages it keeps from the terminal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
+from common import (
+    classifier,
+    evaluation,
+    plots,
+)  # before TensorFlow, whose messages it keeps quiet
 
 # isort: split
 import numpy as np
 import tensorflow as tf
 
-from acgan.train import CURVES, RUNS, encode, generate, to_uint8
+from acgan.train import CURVES, RUNS, encode, generate, sample_noise, to_uint8
 
 
-def report(run, networks, images):
+def report(experiment, networks, images):
     """Images of the same noise and each label; how well the label is read off them, and what else it changes."""
-    generator, labels, classes = networks["generator"], run.row["labels"], run.row["classes"]
+    generator, labels = networks["generator"], experiment.row["labels"]
+    classes = max(2, generator.input_shape[1][-1])  # of two the label may be one bit
     if labels == "class":
-        noise, names = draw_noise(generator, 8, [run.seed, -3]), images.names
+        noise, names = sample_noise(generator, 8, [experiment.seed, -3]), images.names
         rows = {f"noise {i + 1}": draw(generator, tf.repeat(z[None], classes, 0), range(classes))
                 for i, z in enumerate(noise)}  # fmt: skip
-        title = f"{run.title}: a column per digit asked for"
+        title = f"{experiment.title}: a column per digit asked for"
     else:
-        noise, names = draw_noise(generator, 10, [run.seed, -3]), None
+        noise, names = sample_noise(generator, 10, [experiment.seed, -3]), None
         rows = {f"{name}{labels}": draw(generator, noise, [i] * 10) for i, name in enumerate(("not ", ""))}
-        title = f"{run.title}: ten pairs, each of the same noise"
-    plots.pairs(rows, run.folder / "pairs.png", title, names)
+        title = f"{experiment.title}: ten pairs, each of the same noise"
+    plots.pairs(rows, experiment.folder / "pairs.png", title, names)
 
-    others = [] if labels == "class" else [name for name in fid.readable_attributes() if name != labels]
+    others = [] if labels == "class" else [name for name in classifier.readable_attributes() if name != labels]
 
     def read(pictures):
-        found = fid.classifier_labels(pictures, run.row["dataset"])
+        found = classifier.read_labels(pictures, experiment.row["dataset"])
         if labels == "class":
             return found, None
         return found[:, images.names.index(labels)], found[:, [images.names.index(name) for name in others]]
 
     real = read(images.dev.images)[0] == images.dev.targets(labels, images.names)
-    own = label_numbers(generator, classes, read, others, run.seed)
+    own = label_numbers(generator, classes, read, others, experiment.seed)
     return own | {"label read off real dev images (share)": float(real.mean())}
 
 
@@ -51,7 +60,7 @@ def label_numbers(generator, classes, read, others, seed, count=2_000):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
     switched = (labels + rng.integers(1, classes, count)) % classes
-    noise, other_noise = (draw_noise(generator, count, [seed, number]) for number in (-4, -5))
+    noise, other_noise = (sample_noise(generator, count, [seed, number]) for number in (-4, -5))
     first, label_moved = (draw(generator, noise, asked) for asked in (labels, switched))
     noise_moved = draw(generator, other_noise, labels)
     (read_first, rest), (read_switched, label_rest), (_, noise_rest) = map(read, (first, label_moved, noise_moved))
@@ -70,11 +79,6 @@ def label_numbers(generator, classes, read, others, seed, count=2_000):
     return numbers
 
 
-def draw_noise(generator, count, seed):
-    """(count, latent_dim) of N(0, 1), a function of `seed`."""
-    return tf.random.stateless_normal([count, generator.input_shape[0][-1]], seed)
-
-
 def draw(generator, noise, labels):
     """Images uint8 (n, H, W, C) of noise (n, latent_dim) and labels (n,)."""
     return to_uint8(generator, noise, encode(tf.constant(labels), generator))
@@ -86,4 +90,4 @@ def difference(a, b):
 
 
 if __name__ == "__main__":
-    run.test(RUNS, ("generator",), generate, CURVES, report)
+    evaluation.test(RUNS, ("generator",), generate, CURVES, report)

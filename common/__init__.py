@@ -31,6 +31,12 @@ def silenced() -> Iterator[None]:
             os.close(terminal)
 
 
+# Where the user closed them, Python has None, and the next file opened would be taken for them.
+for _name in ("stdin", "stdout", "stderr"):
+    if getattr(sys, _name) is None:
+        setattr(sys, _name, open(os.devnull, "r+"))
+
+
 def _on_error(kind, error, trace):
     """Ctrl-C while the frameworks are imported needs no traceback."""
     if kind is KeyboardInterrupt:
@@ -47,6 +53,7 @@ warnings.filterwarnings("ignore", "Your input ran out of data")
 # tensorflow-hub imports what setuptools is to drop; pyproject.toml keeps a version that has it.
 warnings.filterwarnings("ignore", "pkg_resources is deprecated")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["MPLBACKEND"] = "Agg"  # a notebook's, which it exports, needs a module of its own
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # On some CPUs TensorFlow leaves its faster convolutions off.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -1,10 +1,10 @@
 """On what a step is executed: one device, several of this machine, or several machines; and how it is fastest there."""
 
 import contextlib
-import functools
 import math
 import os
 import signal
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -12,7 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from common import data, silenced
+from common import silenced
+from common.files import UserError, say
+from common.kernels import batch_norms, fuse
 
 # What TensorFlow raises in a worker that has lost another.
 LOST = (
@@ -20,6 +22,17 @@ LOST = (
     tf.errors.InternalError, tf.errors.FailedPreconditionError,
 )  # fmt: skip
 GPUS = tf.config.list_physical_devices("GPU")
+
+
+def name() -> str:
+    """The device that trains, in words: the GPUs, or the CPU and its cores."""
+    if GPUS:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in GPUS]
+        return ", ".join(detail.get("device_name", gpu.name) for detail, gpu in zip(details, GPUS))
+    cores = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        cores = len(os.sched_getaffinity(0))
+    return f"CPU, {cores} cores" if cores > 1 else "CPU, 1 core"
 
 
 def strategy() -> tf.distribute.Strategy:
@@ -30,12 +43,25 @@ def strategy() -> tf.distribute.Strategy:
     """
     if not os.environ.get("TF_CONFIG"):
         return tf.distribute.MirroredStrategy() if len(GPUS) > 1 else tf.distribute.get_strategy()
-    print("waiting for all workers of TF_CONFIG", flush=True)
+    say("waiting for all workers of TF_CONFIG")
     try:
         with interruptible(), silenced():
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, tf.errors.OpError) as error:
-        raise data.UserError(f"TF_CONFIG can't be used ({str(error).splitlines()[0]})") from error
+        raise UserError(f"TF_CONFIG can't be used ({str(error).splitlines()[0]})") from error
+
+
+@contextlib.contextmanager
+def lost_workers() -> Iterator[None]:
+    """Ends the process with one line and exit code 1 where another worker of TF_CONFIG is lost."""
+    try:
+        yield
+    except LOST as error:
+        if not os.environ.get("TF_CONFIG"):
+            raise
+        lost = error.message.splitlines()[0]
+        print(f"error: this worker has lost another ({lost}): start all again", file=sys.stderr)
+        sys.exit(1)
 
 
 @contextlib.contextmanager
@@ -114,48 +140,6 @@ def join(model: keras.Model, strategy: tf.distribute.Strategy, asked: tf.Variabl
             return {name: value[None] for name, value in {**step(batch), "asked": asked.value()}.items()}
 
         model.train_step = vectors
-
-
-def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """Those of all its networks."""
-    layers = [model]
-    for layer in layers:
-        layers += getattr(layer, "layers", [])
-    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
-
-
-def fuse(model: keras.Model) -> None:
-    """Lets Adam and batch norm run as TensorFlow's one operation each, where Keras makes ten and more small ones.
-
-    The results are Keras', to rounding; what the one operations can't do (AMSGrad, a frozen batch norm, one without
-    scale or centre) is left to Keras.
-    """
-
-    def update_step(adam: keras.optimizers.Adam, gradient, variable, learning_rate):
-        i, step = adam._get_variable_index(variable), tf.cast(adam.iterations.value + 1, tf.float32)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle, m=adam._momentums[i].value.handle, v=adam._velocities[i].value.handle, grad=gradient,
-            beta1_power=adam.beta_1**step, beta2_power=adam.beta_2**step, lr=tf.cast(learning_rate, tf.float32),
-            beta1=adam.beta_1, beta2=adam.beta_2, epsilon=adam.epsilon,
-        )  # fmt: skip
-
-    def call(layer: keras.layers.BatchNormalization, plain: Callable, x, training=None, mask=None):
-        if not (training and layer.trainable and layer.scale and layer.center) or len(x.shape) != 4:
-            return plain(x, training=training, mask=mask)
-        x, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=layer.gamma.value, offset=layer.beta.value, mean=[], variance=[], epsilon=layer.epsilon
-        )
-        count = tf.cast(tf.size(x) / x.shape[-1], tf.float32)
-        variance *= (count - 1.0) / count  # Keras' is that of the batch, not an estimate of the images'
-        for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-            moving.assign(moving * layer.momentum + value * (1.0 - layer.momentum))
-        return x
-
-    for part in vars(model).values():
-        if type(part) is keras.optimizers.Adam and not part.amsgrad:
-            part.update_step = functools.partial(update_step, part)
-    for layer in batch_norms(model):
-        layer.call = functools.partial(call, layer, layer.call)
 
 
 def evaluation(model: keras.Model) -> Callable[[np.ndarray], dict[str, float]]:

@@ -3,17 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator
 from PIL import Image
 from sklearn.manifold import TSNE
 
-from common.data import whole
+from common.files import atomic_write
 
 plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
                      "grid.alpha": 0.3, "legend.frameon": False})  # fmt: skip
@@ -32,26 +29,38 @@ def sheet(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     return canvas.reshape(rows * (height + 2), columns * (width + 2), channels)
 
 
+def samples(images: np.ndarray, path: Path) -> None:
+    """A sheet of the images as a picture, without a frame around it."""
+    with atomic_write(path) as draft:
+        keras.utils.save_img(draft, sheet(images), scale=False)
+
+
 def gif(frames: list[Path], path: Path) -> None:
-    """An animation of at most 25 of the 8x8 sheets in `frames`, evenly spaced, the last one held for two seconds.
+    """An animation of at most 20 of the 8x8 sheets in `frames`, evenly spaced, the last one held for two seconds.
 
     To stay within some hundred kB: the 5x5 images at the top left, in few colours; of larger ones 3x3 and 12 frames.
     """
     pictures = []
-    side, count = (5, 25) if Image.open(frames[0]).width < 300 else (3, 12)
+    side, count = (5, 20) if Image.open(frames[0]).width < 300 else (3, 12)
     for i in np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)):
         frame = Image.open(frames[i])
         corner = frame.crop((0, 0, frame.width * side // 8, frame.height * side // 8))
         pictures.append(corner.quantize(16 if frame.mode == "L" else 64))
     durations = [200] * (len(pictures) - 1) + [2000]
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         pictures[0].save(draft, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         figure.savefig(draft)
     plt.close(figure)
+
+
+def _limit(axis: plt.Axes, shown: list[float], percentile: float) -> None:
+    """Cuts an axis to the values below a percentile: the first steps' spike would flatten the rest."""
+    low, high = np.percentile(shown, [100 - percentile, percentile])
+    axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-9)
 
 
 def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str) -> None:
@@ -78,9 +87,7 @@ def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str
             if dev:
                 axis.plot(*zip(*dev), "--", color="black", linewidth=1.3, label=f"{column}, dev set")
             shown += [*raw, *(value for _, value in dev)]
-        # The first steps' spike would flatten the rest.
-        low, high = np.percentile(shown, [0.5, 99.5])
-        axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-9)
+        _limit(axis, shown, 99.5)
         axis.set(xlabel="training step", ylabel=label)
         axis.legend()
     means = f" (pale: each line of the log, bold: mean over {window})" if window > 1 else ""
@@ -129,25 +136,35 @@ def latent_grid(corners: np.ndarray, ticks: np.ndarray) -> np.ndarray:
     return low + y * (high - low)
 
 
-def latent_grids(to_images: Callable, corners: np.ndarray, folder: Path, title: str) -> None:
-    """interpolation.png and extrapolation.png: the images of both grids between four codes (4, d)."""
-    for name, ticks in (("interpolation", np.linspace(0, 1, 10)), ("extrapolation", np.linspace(-1, 2, 13))):
+def latent_grids(
+    to_images: Callable, corners: np.ndarray, beyond: np.ndarray, folder: Path, title: str, what: str
+) -> None:
+    """interpolation.png and extrapolation.png: the images of both grids between four codes.
+
+    Args:
+        to_images: codes (n, d) to uint8 images (n, H, W, C).
+        corners: the codes (4, d).
+        beyond: the extrapolation's weights (n,), 0 and 1 among them.
+        what: the codes, in a title's words.
+    """
+    for name, ticks in (("interpolation", np.linspace(0, 1, 15)), ("extrapolation", beyond)):
         codes = latent_grid(corners, ticks).astype(np.float32)
         image = sheet(to_images(codes.reshape(-1, codes.shape[-1])), len(ticks))
         cell = image.shape[0] / len(ticks)
         figure, axis = plt.subplots(figsize=(6.2, 6.4), layout="constrained")
         axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        labels = [f"{tick:.2f}" for tick in ticks]
-        axis.set_xticks((np.arange(len(ticks)) + 0.5) * cell, labels)
-        axis.set_yticks((np.arange(len(ticks)) + 0.5) * cell, labels)
-        axis.set(title=f"{title}: interpolation\nbetween four random codes, in the corners")
+        places, labels = (np.arange(len(ticks)) + 0.5) * cell, [f"{tick:.2f}" for tick in ticks]
+        every = -(-len(ticks) // 10)
+        axis.set_xticks(places[::every], labels[::every])
+        axis.set_yticks(places[::every], labels[::every])
+        axis.set(title=f"{title}: interpolation\nbetween {what}, in the corners")
         axis.set(xlabel="weight of the codes at the right", ylabel="weight of the codes below")
         axis.grid(False)
         if name == "extrapolation":
             inside = [i for i, tick in enumerate(ticks) if -1e-9 <= tick <= 1 + 1e-9]
             start, size = inside[0] * cell, len(inside) * cell
             axis.add_patch(plt.Rectangle((start - 0.5, start - 0.5), size, size, fill=False, color=COLOURS[1], lw=2))
-            axis.set(title=f"{title}: extrapolation\nfrom four random codes, in the frame's corners")
+            axis.set(title=f"{title}: extrapolation\nfrom {what}, in the frame's corners")
         _save(figure, folder / f"{name}.png")
 
 
@@ -157,7 +174,9 @@ def tsne(codes: np.ndarray, panels: dict[str, tuple[np.ndarray, list[str]]], pat
     A panel, by its title, per colouring: labels (n,), which are indices of names.
     """
     codes = codes[:2621]
-    points = TSNE(random_state=0, init="pca").fit_transform(codes)
+    points = np.zeros([len(codes), 2])  # of codes that are all alike, whose spread t-SNE would divide by
+    if np.ptp(codes, axis=0).any():
+        points = TSNE(random_state=0, init="pca").fit_transform(codes)
     columns, rows = min(3, len(panels)), -(-len(panels) // 3)
     size = (6.5, 5.5) if len(panels) == 1 else (4.6 * columns, 4.7 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
@@ -179,29 +198,50 @@ def tsne(codes: np.ndarray, panels: dict[str, tuple[np.ndarray, list[str]]], pat
 
 
 def compared(logs: dict[str, list[dict]], panels: dict[str, str], path: Path, title: str) -> None:
-    """The dev set's curves of several runs, by name, in one figure: a panel per label, of its column of the log.
+    """Several runs' curves, by name, in one figure: a panel per label, of its column of the log.
 
-    Without a panel that would be empty, and without a figure of none.
+    The dev set's are whole lines; the training set's, pale, are means over the steps between two looks at the dev set.
+    A panel that would be empty is left out, and so is a figure without panels.
     """
     curves, colours = {}, dict(zip(logs, COLOURS))
     for label, column in panels.items():
         for name, log in logs.items():
-            if dev := [(int(row["step"]), float(row[f"dev_{column}"])) for row in log if row.get(f"dev_{column}")]:
-                curves.setdefault(label, {})[name] = dev
+            if any(row.get(f"dev_{column}") for row in log):
+                curves.setdefault(label, {})[name] = log, column
     if not curves:
         return
     figure, axes = plt.subplots(1, len(curves), figsize=(5.5 * len(curves), 4), squeeze=False, layout="constrained")
     for axis, (label, lines) in zip(axes[0], curves.items()):
-        for name, dev in lines.items():
-            axis.plot(*zip(*dev), color=colours[name], label=name)
+        shown = []
+        for name, (log, column) in lines.items():
+            steps, training, dev, since = [], [], [], []
+            for row in log:
+                since.append(float(row[column]))
+                if row[f"dev_{column}"]:
+                    steps.append(int(row["step"]))
+                    training.append(np.mean(since))
+                    dev.append(float(row[f"dev_{column}"]))
+                    since = []
+            axis.plot(steps, training, color=colours[name], alpha=0.35, linewidth=1)
+            axis.plot(steps, dev, color=colours[name], label=name)
+            shown += [*training, *dev]
+        _limit(axis, shown, 97)
         axis.set(xlabel="training step", ylabel=label)
         axis.legend()
-    figure.suptitle(title)
+    figure.suptitle(f"{title} (pale: training set)")
     _save(figure, path)
 
 
-def fid_by_step(runs: dict[str, dict[int, float]], path: Path, title: str) -> None:
-    """FID against training steps, of one run or several by name, on a logarithmic axis."""
+def training(log: list[dict], panels: dict[str, list[str]], folder: Path, title: str) -> None:
+    """The figures of the training itself: curves.png, and training.gif of the sheets in samples/."""
+    if log:
+        curves(log, panels, folder / "curves.png", title)
+    if frames := sorted((folder / "samples").glob("[0-9]*.png")):
+        gif(frames, folder / "training.gif")
+
+
+def fid_by_step(runs: dict[str, dict[int, float]], folder: Path, title: str) -> None:
+    """fid_by_step.png: FID against training steps, of one run or several by name, on a logarithmic axis."""
     figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")
     for colour, (name, values) in zip(COLOURS, runs.items()):
         axis.semilogy(list(values), list(values.values()), "o-", color=colour, label=name)
@@ -213,4 +253,31 @@ def fid_by_step(runs: dict[str, dict[int, float]], path: Path, title: str) -> No
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(shown) > 5 * min(shown) else range(1, 10)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("")
+    _save(figure, folder / "fid_by_step.png")
+
+
+def dev_losses(panels: dict[str, dict[str, list[list[dict]]]], ends: dict[str, dict[str, float]], path: Path) -> None:
+    """The dev loss of several trainings over the steps, beside those that reports ended with, dashed.
+
+    Args:
+        panels: by title, by label, the logs (as of log.csv) that share the label and its colour.
+        ends: by title, by report, its dev loss at the end.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False, layout="constrained")
+    for axis, (title, labelled) in zip(axes[0], panels.items()):
+        last = [*ends[title].values()]
+        for colour, (label, logs) in zip(COLOURS, labelled.items()):
+            for number, log in enumerate(logs):
+                dev = [(int(row["step"]), float(row["dev_loss"])) for row in log if row.get("dev_loss")]
+                axis.plot(*zip(*dev), color=colour, label=None if number else label)
+                last.append(dev[-1][1])
+        for report, value in ends[title].items():
+            axis.axhline(value, color="black", linestyle="--", linewidth=1.2)
+            place = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
+            axis.annotate(f"{report}: {value:g}", (1.01, value), **place)
+        low, high = min(last), max(last)  # the first steps' spike would flatten the rest
+        axis.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
+        axis.set(title=title, xlabel="training step", ylabel="dev loss (nats)")
+        axis.legend(loc="upper right")
+    figure.suptitle("Seeds, by the active units of the code; dashed: where the reports ended")
     _save(figure, path)

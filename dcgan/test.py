@@ -1,24 +1,32 @@
 """Measures a DCGAN that train.py left, and draws its figures."""
 
-from common import data, run  # before TensorFlow, whose start-up messages it keeps from the terminal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
+from common import datasets, evaluation  # before TensorFlow, whose messages it keeps quiet
 
 # isort: split
 import keras
 import numpy as np
 
-from common.run import latent_space, read_log
-from dcgan.train import CURVES, RUNS, build, generate, to_uint8
+from common.checkpoint import read_log
+from common.evaluation import latent_space
+from dcgan.train import CURVES, RUNS, build, generate, sample_noise, to_uint8
 
 
-def report(run, networks, images):
+def report(experiment, networks, images):
     """The latent grids; whether the game came to its equilibrium, where D can tell nothing."""
     generator, count = networks["generator"], min(9_600, len(images.train.images))
-    own = latent_space(run, images, lambda noise: to_uint8(generator, noise), generator.input_shape[-1])
-    drawn = generate(generator, count + len(images.test.images), run.seed + 1)
-    fresh = build(drawn.shape[1:], **run.hyper, seed=run.seed + 1).discriminator
+    own = latent_space(
+        experiment, images, lambda noise: to_uint8(generator, noise), lambda *args: sample_noise(generator, *args)
+    )
+    drawn = generate(generator, count + len(images.test.images), experiment.seed + 1)
+    fresh = build(drawn.shape[1:], **experiment.row["model"], seed=experiment.seed + 1).discriminator
     reals = images.train.images[:: len(images.train.images) // count][:count]  # MNIST orders them by writer
-    accuracy = told_apart(fresh, (reals, drawn[:count]), (images.test.images, drawn[count:]), run.row["learning_rate"])
-    return own | last_outputs(read_log(run.folder)) | {"fresh discriminator: told right (share)": accuracy}
+    rate = experiment.row["model"]["learning_rate"]
+    accuracy = told_apart(fresh, (reals, drawn[:count]), (images.test.images, drawn[count:]), rate)
+    return own | last_outputs(read_log(experiment.folder)) | {"fresh discriminator: told right (share)": accuracy}
 
 
 def last_outputs(log):
@@ -45,10 +53,10 @@ def told_apart(discriminator, training, others, learning_rate):
     scaled.compile(keras.optimizers.Adam(learning_rate, 0.5), loss, jit_compile=False)
     images, labels = np.concatenate(training), np.repeat([[1.0], [0.0]], [len(part) for part in training], axis=0)
     size = min(64, len(images))
-    scaled.fit(data.batches(images, size, 0, 0, len(images) // size, labels), verbose=0)
+    scaled.fit(datasets.batches(images, size, 0, 0, len(images) // size, labels), verbose=0)
     real, generated = (scaled.predict(part, batch_size=500, verbose=0) > 0 for part in others)
     return float((real.mean() + 1 - generated.mean()) / 2)
 
 
 if __name__ == "__main__":
-    run.test(RUNS, ("generator",), generate, CURVES, report)
+    evaluation.test(RUNS, ("generator",), generate, CURVES, report)

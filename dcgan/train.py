@@ -11,33 +11,51 @@ import os
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 if __name__ == "__main__":
-    from common import run  # before TensorFlow, whose start-up messages it keeps from the terminal
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
+    from common.training import train  # before TensorFlow, whose messages it keeps quiet
 
 import keras
 import tensorflow as tf
 from keras import layers
 
-# One row per experiment, the first is the default. A step is one update of D. `g_slope`, `d_slope`: of G's and D's
-# LeakyReLU. `norm_first`: whether D's first layer has batch norm. `reported`: the figures of the reports. Ours are the
-# batch size and all of Adam but its rate in celeba_z128 (B), the widths and G's slope in celeba_z100 (C), and in both
-# the initial weights, which are the paper's.
+# One row per experiment, the first is the default. A step is one update of D. `network`: that of the report of this
+# name. `reported`: by source, the figures of the reports under the names of our measures. Of celeba_z128 (B) the
+# initial weights and Adam's beta_1 are ours.
 RUNS = {
-    "mnist": dict(
-        dataset="mnist", batch_size=64, steps=25_000, latent_dim=100, width=16, bias=False, g_slope=0.0, d_slope=0.2,
-        last_stride=2, norm_first=False, g_updates=1, learning_rate=2e-4,
-        reported={"A": {"FID": 57.070}, "E": {"FID": 74.63}},
+    "mnist": dict(  # as A writes it; what ran, and has this FID, is mnist_wide
+        dataset="mnist", batch_size=64, steps=25_000,
+        model=dict(
+            network="A", latent_dim=100, width=16, bias=False, noise="normal", g_updates=1, learning_rate=2e-4,
+        ),
+        reported={"A, text": {"FID (Inception, 3,000 training images)": 57.070}},
     ),
-    "mnist_bias": dict(
-        dataset="mnist", batch_size=64, steps=25_000, latent_dim=100, width=16, bias=True, g_slope=0.0, d_slope=0.2,
-        last_stride=2, norm_first=False, g_updates=1, learning_rate=2e-4, reported={"A": {"FID": "above 80"}},
+    "mnist_bias": dict(  # as E ran it
+        dataset="mnist", batch_size=64, steps=25_000,
+        model=dict(network="A", latent_dim=100, width=16, bias=True, noise="normal", g_updates=1, learning_rate=2e-4),
+        reported={"E, text": {"FID (Inception, 3,000 training images)": 74.63}},
+    ),
+    "mnist_wide": dict(  # as A ran it: its code swaps the two sizes
+        dataset="mnist", batch_size=64, steps=25_000,
+        model=dict(network="A", latent_dim=16, width=100, bias=False, noise="normal", g_updates=1, learning_rate=2e-4),
+        reported={"A, text": {"FID (Inception, 3,000 training images)": 57.070}},
+    ),
+    "mnist_wide_bias": dict(
+        dataset="mnist", batch_size=64, steps=25_000,
+        model=dict(network="A", latent_dim=16, width=100, bias=True, noise="normal", g_updates=1, learning_rate=2e-4),
+        reported={"A, text": {"FID (Inception, 3,000 training images)": "above 80"}},
     ),
     "celeba_z100": dict(  # 300 epochs of 40,000 images
-        dataset="celeba", batch_size=64, steps=187_500, latent_dim=100, width=32, bias=False, g_slope=0.1, d_slope=0.1,
-        last_stride=2, norm_first=False, g_updates=2, learning_rate=2e-4, reported={"C": {}},
+        dataset="celeba", batch_size=64, steps=187_500,
+        model=dict(network="C", latent_dim=100, width=32, bias=True, noise="uniform", g_updates=2, learning_rate=2e-4),
+        reported={"C": {}},
     ),
     "celeba_z128": dict(
-        dataset="celeba", batch_size=64, steps=55_000, latent_dim=128, width=64, bias=False, g_slope=0.2, d_slope=0.2,
-        last_stride=4, norm_first=True, g_updates=1, learning_rate=5e-4, reported={"B": {}},
+        dataset="celeba", batch_size=8, steps=55_000,
+        model=dict(network="B", latent_dim=128, width=64, bias=False, noise="normal", g_updates=1, learning_rate=5e-4),
+        reported={"B, figure": {"d_loss": {55_000: "0.5 to 0.8"}}},
     ),
 }  # fmt: skip
 
@@ -51,44 +69,70 @@ CURVES = {
 normal = keras.initializers.RandomNormal
 
 
-def batch_norm():
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=normal(1.0, 0.02))
+def batch_norm(**options):
+    """Batch norm with the momentum and epsilon of all reports."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **options)
 
 
-def build_generator(image_shape, latent_dim, width, bias, slope):
-    """Noise (batch, latent_dim) of N(0, 1) to images (batch, *image_shape) in [-1, 1].
-
-    The first transposed convolution, of a 1x1 map, is C's dense layer to 4x4.
-    """
-
-    def up(channels, padding="same"):
-        return layers.Conv2DTranspose(channels, 4, 2, padding, use_bias=bias, kernel_initializer=normal(stddev=0.02))
-
-    ups = (image_shape[0] // 4).bit_length() - 1  # from 4x4
-    network = [keras.Input([latent_dim], name="noise"), layers.Reshape([1, 1, latent_dim])]
-    for i in reversed(range(ups)):
-        network += [up(width * 2**i, "valid" if i == ups - 1 else "same"), batch_norm(), layers.LeakyReLU(slope)]
-    network += [up(image_shape[-1]), layers.Activation("tanh", dtype="float32")]  # also in mixed precision
-    return keras.Sequential(network, name="generator")
+def up(channels, bias, padding="same"):
+    """Of G: doubles the sides; with "valid" makes 4x4 of 1x1."""
+    return layers.Conv2DTranspose(channels, 4, 2, padding, use_bias=bias, kernel_initializer=normal(stddev=0.02))
 
 
-def build_discriminator(image_shape, width, slope, last_stride, norm_first):
-    """Images (batch, *image_shape) in [-1, 1] to the logit (batch, 1) of being real.
+def down(channels, strides=2, padding="same"):
+    """Of A's, B's and E's D."""
+    return layers.Conv2D(channels, 4, strides, padding, use_bias=False, kernel_initializer=normal(stddev=0.02))
 
-    The last convolution, to a 1x1 map, is C's dense layer, without its bias: ours.
-    """
 
-    def down(channels, size=4, strides=2, padding="same"):
-        return layers.Conv2D(channels, size, strides, padding, use_bias=False, kernel_initializer=normal(stddev=0.02))
+def networks_a(noise, images, width, bias):
+    """A's and E's, of 32x32 images. D's width is 16."""
+    x = layers.Reshape([1, 1, noise.shape[-1]])(noise)
+    for channels, padding in ((4 * width, "valid"), (2 * width, "same"), (width, "same")):  # 4x4, 8x8, 16x16
+        x = layers.ReLU()(batch_norm(gamma_initializer=normal(1.0, 0.02))(up(channels, bias, padding)(x)))
+    x = up(images.shape[-1], bias)(x)
+    y = layers.LeakyReLU(0.2)(down(16)(images))  # 16x16
+    for channels in (32, 64):  # 8x8, 4x4
+        y = layers.LeakyReLU(0.2)(batch_norm(gamma_initializer=normal(1.0, 0.02))(down(channels)(y)))
+    return x, layers.Flatten()(down(1, 1, "valid")(y))
 
-    downs = (image_shape[0] // 4).bit_length() - 1
-    network = [keras.Input(image_shape, name="images")]
-    for i in range(downs):
-        network += [down(width * 2**i, strides=last_stride if i == downs - 1 else 2)]
-        network += [batch_norm()] if i or norm_first else []
-        network += [layers.LeakyReLU(slope)]
-    network += [down(1, 8 // last_stride, 1, "valid"), layers.Flatten(dtype="float32")]  # of 4x4, or of 2x2
-    return keras.Sequential(network, name="discriminator")
+
+def networks_b(noise, images, width, bias):
+    """B's, of 64x64 images. Of D's last kernel only the inner 2x2 meets the image."""
+    x = layers.Reshape([1, 1, noise.shape[-1]])(noise)
+    for i in (3, 2, 1, 0):  # 4x4, 8x8, 16x16, 32x32
+        x = up(width * 2**i, bias, "valid" if i == 3 else "same")(x)
+        x = layers.LeakyReLU(0.2)(batch_norm()(x))
+    x = up(images.shape[-1], bias)(x)
+    y = images
+    for i in range(3):  # 32x32, 16x16, 8x8
+        y = layers.LeakyReLU(0.2)(batch_norm()(down(width * 2**i)(y)))
+    y = down(width * 8, 4, "valid")(layers.ZeroPadding2D(1)(y))  # 2x2
+    y = layers.LeakyReLU(0.2)(batch_norm()(y))
+    return x, layers.Flatten()(down(1, 4, "valid")(layers.ZeroPadding2D(1)(y)))
+
+
+def networks_c(noise, images, width, bias):
+    """C's, of 64x64 images, which its D has in [0, 1]."""
+    x = layers.Dense(4 * 4 * 8 * width, use_bias=bias, kernel_initializer=normal(stddev=0.02))(noise)
+    x = layers.Reshape([4, 4, 8 * width])(x)
+    for channels in (4 * width, 2 * width, width, images.shape[-1]):  # 8x8, 16x16, 32x32, 64x64
+        x = up(channels, bias)(layers.ReLU()(batch_norm()(x)))
+    y = layers.Rescaling(0.5, 0.5)(images)
+    for i in range(4):  # 32x32, 16x16, 8x8, 4x4
+        kernel = keras.initializers.TruncatedNormal(stddev=0.02)
+        y = layers.Conv2D(width * 2**i, 5, 2, "same", kernel_initializer=kernel)(y)
+        y = layers.LeakyReLU(0.1)(batch_norm()(y))
+    return x, layers.Dense(1, kernel_initializer=normal(stddev=0.02))(layers.Flatten()(y))
+
+
+def build_networks(image_shape, network, latent_dim, width, bias, noise):
+    """G, from noise (batch, latent_dim) to images (batch, *image_shape) in [-1, 1], and D, to the logit (batch, 1)."""
+    name = {"normal": "noise", "uniform": "uniform_noise"}[noise]  # which `sample_noise` reads
+    noise, images = keras.Input([latent_dim], name=name), keras.Input(image_shape, name="images")
+    x, y = {"A": networks_a, "B": networks_b, "C": networks_c}[network](noise, images, width, bias)
+    # Both outputs are float32 also in mixed precision.
+    generator = keras.Model(noise, layers.Activation("tanh", dtype="float32")(x), name="generator")
+    return generator, keras.Model(images, layers.Activation("linear", dtype="float32")(y), name="discriminator")
 
 
 def bce(label, logits):
@@ -97,6 +141,8 @@ def bce(label, logits):
 
 
 class DCGAN(keras.Model):
+    """The generator and the discriminator, with an Adam each."""
+
     def __init__(self, generator, discriminator, g_updates, learning_rate, seed):
         super().__init__()
         self.generator, self.discriminator, self.g_updates, self.seed = generator, discriminator, g_updates, seed
@@ -116,19 +162,20 @@ class DCGAN(keras.Model):
         """What is saved, by name; `generate` draws from the first."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
-    def draw(self):
+    def step_seed(self):
         """Stateless seed, int32 (2,), of this step's noise: a function of seed, step and replica."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return tf.random.experimental.stateless_fold_in([self.seed, self.d_optimizer.iterations.value], replica)
 
     def train_step(self, images):
-        """One update of D, then one of G on the same fakes, or more on fakes of their own.
+        """One update of D, then one of G on the same fakes, or several, each on new ones.
 
         `images`: uint8 (batch, H, W, C). Logged are the last update's g_loss and D's output after its own update.
         """
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
-        seed, shape = self.draw(), [tf.shape(reals)[0], self.generator.input_shape[-1]]
-        noise = tf.random.stateless_normal(shape, seed)
+        count = tf.shape(reals)[0]
+        seeds = tf.unstack(tf.random.experimental.stateless_split(self.step_seed(), 1 + self.g_updates))
+        noise = sample_noise(self.generator, count, seeds[0])
         with tf.GradientTape() as g_tape:
             fakes = self.generator(noise, training=True)
             with tf.GradientTape() as d_tape:
@@ -139,12 +186,14 @@ class DCGAN(keras.Model):
             with g_tape.stop_recording():
                 variables = self.discriminator.trainable_variables
                 self.d_optimizer.apply(d_tape.gradient(d_loss, variables), variables)
+            if self.g_updates > 1:
+                fakes = self.generator(sample_noise(self.generator, count, seeds[1]), training=True)
             after_logits = self.discriminator(fakes, training=True)
             g_loss = bce(1.0, after_logits)
         variables = self.generator.trainable_variables
         self.g_optimizer.apply(g_tape.gradient(g_loss, variables), variables)
-        for i in range(1, self.g_updates):
-            noise = tf.random.stateless_normal(shape, tf.random.experimental.stateless_fold_in(seed, i))
+        for seed in seeds[2:]:
+            noise = sample_noise(self.generator, count, seed)
             with tf.GradientTape() as g_tape:
                 g_loss = bce(1.0, self.discriminator(self.generator(noise, training=True), training=True))
             self.g_optimizer.apply(g_tape.gradient(g_loss, variables), variables)
@@ -155,20 +204,27 @@ class DCGAN(keras.Model):
         return self.get_metrics_result()
 
 
-def build(
-    image_shape, *, latent_dim, width, bias, g_slope, d_slope, last_stride, norm_first, g_updates, learning_rate, seed=0
-):
+def sample_noise(generator, count, seed):
+    """Noise (count, latent_dim) that is a function of `seed`: of U(-1, 1) or N(0, 1), as `generator` takes it."""
+    noise = generator.inputs[0]
+    shape = [count, noise.shape[-1]]
+    if noise.name == "uniform_noise":
+        return tf.random.stateless_uniform(shape, seed, -1.0, 1.0)
+    return tf.random.stateless_normal(shape, seed)
+
+
+def build(image_shape, *, network, latent_dim, width, bias, noise, g_updates, learning_rate, seed=0):
     """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape`.
 
     Args:
-        image_shape: square, the side a power of two from 16 on.
-        width: channels of G's last and of D's first hidden layer; each one further in has twice as many.
-        last_stride: of D's last hidden layer, 2 or 4.
+        image_shape: 32x32 for network "A", 64x64 for "B" and "C".
+        width: channels of G's last hidden layer; each one further in has twice as many. So has D of "B" and "C".
+        bias: whether G's convolutions have one, and its dense layer.
+        noise: "normal" for N(0, 1), "uniform" for U(-1, 1).
         g_updates: updates of G after each of D.
     """
     keras.utils.set_random_seed(seed)
-    generator = build_generator(image_shape, latent_dim, width, bias, g_slope)
-    discriminator = build_discriminator(image_shape, width, d_slope, last_stride, norm_first)
+    generator, discriminator = build_networks(image_shape, network, latent_dim, width, bias, noise)
     model = DCGAN(generator, discriminator, g_updates, learning_rate, seed)
     model.compile(optimizer=None)
     return model
@@ -176,8 +232,7 @@ def build(
 
 def generate(generator, count, seed):
     """Images uint8 (count, H, W, C) of `generator`, from noise that is a function of `seed`."""
-    noise = tf.random.stateless_normal([count, generator.input_shape[-1]], [seed, -2])
-    return to_uint8(generator, noise)
+    return to_uint8(generator, sample_noise(generator, count, [seed, -2]))
 
 
 def to_uint8(generator, noise):
@@ -187,4 +242,4 @@ def to_uint8(generator, noise):
 
 
 if __name__ == "__main__":
-    run.train(RUNS, build, generate, CURVES)
+    train(RUNS, build, generate, CURVES)

@@ -1,6 +1,14 @@
 """Measures an InfoGAN that train.py left, and draws its figures."""
 
-from common import fid, plots, run  # before TensorFlow, whose start-up messages it keeps from the terminal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
+from common import (
+    classifier,
+    evaluation,
+    plots,
+)  # before TensorFlow, whose messages it keeps quiet
 
 # isort: split
 import numpy as np
@@ -8,33 +16,33 @@ import tensorflow as tf
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import confusion_matrix, normalized_mutual_info_score
 
-from infogan.train import CURVES, RUNS, VALUES, draw_inputs, generate, information, to_uint8
+from infogan.train import CURVES, RUNS, VALUES, generate, information, sample_inputs, to_uint8
 
 CATEGORIES = np.eye(VALUES)  # one-hot
 
 
-def report(run, networks, images):
+def report(experiment, networks, images):
     """A grid for each code; its bound of the mutual information, and what of the picture it changes."""
     generator, discriminator = networks["generator"], networks["discriminator"]
-    own, labels = bounds(generator, discriminator, run.seed), None
-    if run.row["dataset"] == "mnist":
-        numbers = digit_numbers(generator, discriminator, images, run.seed)
+    own, labels = bounds(generator, discriminator, experiment.seed), None
+    if experiment.row["dataset"] == "mnist":
+        numbers = digit_numbers(generator, discriminator, images, experiment.seed)
         shares = numbers["each code is the digit read (share)"]
         labels = [f"{label}\n{share:.0%}" for label, share in shares.items()]
     else:
-        names = fid.readable_attributes()
+        names = classifier.readable_attributes()
         columns = [images.names.index(name) for name in names]
         numbers = attribute_numbers(
-            generator, lambda x: fid.classifier_labels(x, "celeba")[:, columns], names, run.seed
+            generator, lambda x: classifier.read_labels(x, "celeba")[:, columns], names, experiment.seed
         )
     for name, i in each_code(generator):
-        draw_grid(run, generator, name, i, labels)
+        draw_grid(experiment, generator, name, i, labels)
     return own | numbers
 
 
 def bounds(generator, discriminator, seed, count=2_000):
     """L_I of each code in nats, of `count` images that are a function of `seed`; networks in inference mode."""
-    noise, *codes = draw_inputs(generator, count, [seed, -4])
+    noise, *codes = sample_inputs(generator, count, [seed, -4])
     pictures = to_uint8(generator, [noise, *codes])
     found = {}
     for kind, values in zip(("categorical", "continuous"), information(codes, read_codes(discriminator, pictures))):
@@ -54,9 +62,9 @@ def digit_numbers(generator, discriminator, images, seed, count=10_000):
     The digit of a generated image is what the classifier reads, that of a real one its label. Of the real test images
     Q tells the code, and the digit of a code is matched on the dev images: the paper's 5 % error (section 7.2).
     """
-    inputs = draw_inputs(generator, count, [seed, -5])
+    inputs = sample_inputs(generator, count, [seed, -5])
     pictures = to_uint8(generator, inputs)
-    codes, digits = inputs[1].numpy()[:, 0].argmax(1), fid.classifier_labels(pictures, "mnist")
+    codes, digits = inputs[1].numpy()[:, 0].argmax(1), classifier.read_labels(pictures, "mnist")
     matched = match(codes, digits)
     share = (matched[codes] == digits).astype(float)
     counts = confusion_matrix(codes, digits, labels=range(VALUES), normalize="true")
@@ -124,7 +132,7 @@ def attribute_numbers(generator, read, names, seed, count=200):
         read: uint8 images (n, H, W, C) to attributes (n, k), 0 or 1, of `names`.
     """
     rng, found = np.random.default_rng(seed), {}
-    inputs = draw_inputs(generator, count, [seed, -6])
+    inputs = sample_inputs(generator, count, [seed, -6])
     for name, i in each_code(generator):
         values = CATEGORIES if name == "categorical" else np.linspace(-1, 1, 10)
         seen = np.stack([read(to_uint8(generator, changed)) for changed in sweep(generator, inputs, name, i, values)])
@@ -160,15 +168,16 @@ def sweep(generator, inputs, name, i, values):
         yield [*inputs[:at], tf.constant(changed), *inputs[at + 1 :]]
 
 
-def draw_grid(run, generator, name, i, labels):
+def draw_grid(experiment, generator, name, i, labels):
     """<name>_<i + 1>.png: a column per value of the code; a row per noise vector, with other codes of its own.
 
     With `labels` of the ten categories (None without) a continuous code's rows are one of each.
     """
-    inputs = draw_inputs(generator, 5 if labels is None else 10, [run.seed, -3])
+    count = 10 if labels or generator.input_shape[1][1] == 5 else 4  # C's numbers of rows
+    inputs = sample_inputs(generator, count, [experiment.seed, -3])
     rows = [f"noise {row + 1}" for row in range(len(inputs[0]))]
     categories = labels or [str(value) for value in range(VALUES)]
-    title = f"{run.title}: {name} code {i + 1}, a column per value"
+    title = f"{experiment.title}: {name} code {i + 1}, a column per value"
     if labels and name == "continuous":
         title += "; a row, and a noise vector, per category"
     if labels:
@@ -181,8 +190,8 @@ def draw_grid(run, generator, name, i, labels):
             inputs[1] = tf.constant(CATEGORIES[:, None], tf.float32)
             rows = categories
     drawn = [to_uint8(generator, changed) for changed in sweep(generator, inputs, name, i, values)]
-    plots.pairs(dict(zip(rows, np.stack(drawn, 1))), run.folder / f"{name}_{i + 1}.png", title, columns)
+    plots.pairs(dict(zip(rows, np.stack(drawn, 1))), experiment.folder / f"{name}_{i + 1}.png", title, columns)
 
 
 if __name__ == "__main__":
-    run.test(RUNS, ("generator", "discriminator"), generate, CURVES, report)
+    evaluation.test(RUNS, ("generator", "discriminator"), generate, CURVES, report)

@@ -9,11 +9,10 @@ D. With the lower bound L_I of the mutual information I(c; G(z, c)) (section 5, 
 
 and G's non-saturating loss of Goodfellow et al. 2014, section 3. H(c) is log 10 for a code of ten values, each as
 likely, which L_I of that code can't exceed, and log 2 for a continuous one of U(-1, 1), for which Q is a Gaussian of a
-variance of at least exp(-2), so that L_I is at most log 2 - log(2 pi) / 2 + 1 = 0.774. (Report C takes for H(c) the
-entropy of the codes that were drawn: one-hot vectors, so 0 always. What it shows is the conditional entropy alone.)
+variance of at least exp(-2), so that L_I is at most log 2 - log(2 pi) / 2 + 1 = 0.774.
 
-As in report C, not the paper, the last term has an optimiser of its own, Q's, for Q, the trunk and G. Adam's steps do
-not depend on a loss's scale: of the weights, only their ratio counts.
+Report C, not the paper, gives the last term an optimiser of its own, for Q's layers and G, not the trunk. Adam's steps
+do not depend on a loss's scale: of the weights, only their ratio counts there.
 """
 
 import math
@@ -21,29 +20,43 @@ import os
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 if __name__ == "__main__":
-    from common import run  # before TensorFlow, whose start-up messages it keeps from the terminal
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
+    from common.training import train  # before TensorFlow, whose messages it keeps quiet
 
 import keras
 import tensorflow as tf
 from keras import layers
 
-# One row per experiment, the first is the default. `reported`: the figures of the reports. The codes and the noise on
-# MNIST are the paper's, C's row counts and rates those on faces. Widths, slopes on MNIST, the rates there (the paper's:
-# G 1e-3, D 2e-4), that of Q's step on faces and the continuous codes' weight, smaller than the others' as the paper's
-# section 6 says: ours. On faces Q's step must be small: at D's rate G soon tells each code by a faint texture that only
-# Q sees, and no longer keeps up with D.
+# One row per experiment, the first is the default. `network`: that of the report of this name. `reported`: the figures
+# of the reports. The codes, the noise and the rates on MNIST are the paper's, the networks there ours. The continuous
+# codes' weight, smaller than the others' as the paper's section 6 says, is ours.
 RUNS = {
     "mnist": dict(
-        dataset="mnist", batch_size=64, steps=25_000, latent_dim=62, categorical=1, continuous=2,
-        width=16, slope=0.1, learning_rate=1e-3, q_learning_rate=1e-3, continuous_weight=0.1, reported={},
+        dataset="mnist", batch_size=64, steps=25_000,
+        model=dict(
+            network="ours", latent_dim=62, categorical=1, continuous=2, width=16, d_learning_rate=2e-4,
+            g_learning_rate=1e-3, q_learning_rate=None, continuous_weight=0.1,
+        ),
+        reported={"the paper": {"Q tells real test images' digits (share)": 0.95}},
     ),
-    "celeba_cat5x10": dict(
-        dataset="celeba", batch_size=64, steps=187_500, latent_dim=64, categorical=5, continuous=0,
-        width=32, slope=0.1, learning_rate=2e-4, q_learning_rate=5e-5, continuous_weight=0.1, reported={"C": {}},
+    "celeba_cat5x10": dict(  # 300 epochs of 40,000 images
+        dataset="celeba", batch_size=64, steps=187_500,
+        model=dict(
+            network="C", latent_dim=64, categorical=5, continuous=0, width=32, d_learning_rate=2e-4,
+            g_learning_rate=2e-4, q_learning_rate=2e-4, continuous_weight=0.1,
+        ),
+        reported={"C": {}},
     ),
     "celeba_cat10_cont2": dict(
-        dataset="celeba", batch_size=64, steps=187_500, latent_dim=62, categorical=1, continuous=2,
-        width=32, slope=0.1, learning_rate=2e-4, q_learning_rate=5e-5, continuous_weight=0.1, reported={"C": {}},
+        dataset="celeba", batch_size=64, steps=187_500,
+        model=dict(
+            network="C", latent_dim=62, categorical=1, continuous=2, width=32, d_learning_rate=2e-4,
+            g_learning_rate=2e-4, q_learning_rate=2e-4, continuous_weight=0.1,
+        ),
+        reported={"C": {}},
     ),
 }  # fmt: skip
 VALUES = 10  # of a categorical code
@@ -60,51 +73,73 @@ CURVES = {
 normal = keras.initializers.RandomNormal
 
 
-def batch_norm():
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=normal(1.0, 0.02))
+def batch_norm(**options):
+    """Batch norm with the momentum and epsilon of all reports."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **options)
 
 
-def build_generator(image_shape, latent_dim, categorical, continuous, width, slope):
-    """Noise (batch, latent_dim) of U(-1, 1) and codes to images (batch, *image_shape) in [-1, 1].
+def dense(units, bias=True, **options):
+    """A dense layer with initial weights of N(0, 0.02)."""
+    return layers.Dense(units, use_bias=bias, kernel_initializer=normal(stddev=0.02), **options)
 
-    Codes are (batch, categorical, 10), one-hot, and, unless `continuous` is 0, (batch, continuous) of U(-1, 1).
+
+def up(channels, bias):
+    """Of G: doubles the sides."""
+    return layers.Conv2DTranspose(channels, 4, 2, "same", use_bias=bias, kernel_initializer=normal(stddev=0.02))
+
+
+def networks_ours(codes, images, width):
+    """Of 32x32 images."""
+    x = layers.Reshape([4, 4, 4 * width])(dense(4 * 4 * 4 * width, bias=False)(codes))
+    for channels in (2 * width, width, images.shape[-1]):  # 8x8, 16x16, 32x32
+        x = up(channels, bias=False)(layers.LeakyReLU(0.1)(batch_norm()(x)))
+    y = images
+    for i in range(3):  # 16x16, 8x8, 4x4
+        y = layers.Conv2D(width * 2**i, 4, 2, "same", use_bias=False, kernel_initializer=normal(stddev=0.02))(y)
+        y = layers.LeakyReLU(0.1)(batch_norm()(y) if i else y)
+    return x, layers.Flatten()(y)
+
+
+def networks_c(codes, images, width):
+    """C's, of 64x64 images, which its D has in [0, 1]."""
+    x = layers.Reshape([4, 4, 8 * width])(dense(4 * 4 * 8 * width)(codes))
+    for channels in (4 * width, 2 * width, width, images.shape[-1]):  # 8x8, 16x16, 32x32, 64x64
+        x = up(channels, bias=True)(layers.ReLU()(batch_norm()(x)))
+    y = layers.Rescaling(0.5, 0.5)(images)
+    for i in range(4):  # 32x32, 16x16, 8x8, 4x4
+        kernel = keras.initializers.TruncatedNormal(stddev=0.02)
+        y = layers.Conv2D(width * 2**i, 5, 2, "same", kernel_initializer=kernel)(y)
+        y = layers.LeakyReLU(0.1)(batch_norm()(y))
+    return x, layers.Flatten()(y)
+
+
+def build_networks(image_shape, network, latent_dim, categorical, continuous, width):
+    """G, and D with Q.
+
+    Returns:
+        Noise (batch, latent_dim) of U(-1, 1) and codes, (batch, categorical, 10), one-hot, and, unless `continuous`
+        is 0, (batch, continuous) of U(-1, 1), to images (batch, *image_shape) in [-1, 1];
+        images to the logit (batch, 1) of being real and Q(c|x): logits (batch, categorical, 10) and, unless
+        `continuous` is 0, (batch, 2, continuous), the means and the log variances of Gaussians, which count as -2 below
+        that. The layer "source" is D's alone, those named "q_..." Q's alone.
     """
-    ups = (image_shape[0] // 4).bit_length() - 1  # from 4x4
-    channels = [width * 2**i for i in reversed(range(ups))]
     inputs = [keras.Input([latent_dim], name="noise"), keras.Input([categorical, VALUES], name="categorical")]
     if continuous:
         inputs += [keras.Input([continuous], name="continuous")]
-    x = layers.Concatenate()([inputs[0], layers.Flatten()(inputs[1]), *inputs[2:]])
-    x = layers.Dense(4 * 4 * channels[0], use_bias=False, kernel_initializer=normal(stddev=0.02))(x)
-    x = layers.Reshape([4, 4, channels[0]])(x)
-    for c in [*channels[1:], image_shape[-1]]:
-        x = layers.LeakyReLU(slope)(batch_norm()(x))
-        x = layers.Conv2DTranspose(c, 4, 2, "same", use_bias=False, kernel_initializer=normal(stddev=0.02))(x)
-    return keras.Model(inputs, layers.Activation("tanh", dtype="float32")(x), name="generator")
-
-
-def build_discriminator(image_shape, categorical, continuous, width, slope):
-    """D and Q: images (batch, *image_shape) in [-1, 1] to the logit (batch, 1) of being real and Q(c|x).
-
-    Q(c|x) is of logits (batch, categorical, 10) and, unless `continuous` is 0, (batch, 2, continuous), the means and
-    the log variances of Gaussians, which count as -2 below that. The layer "source" is D's alone, those named "q_..."
-    Q's alone; those of the categorical codes start from Keras' larger weights, for larger gradients at the start.
-    """
-    x = images = keras.Input(image_shape, name="images")
-    for i in range((image_shape[0] // 4).bit_length() - 1):  # to 4x4
-        x = layers.Conv2D(width * 2**i, 4, 2, "same", use_bias=False, kernel_initializer=normal(stddev=0.02))(x)
-        x = layers.LeakyReLU(slope)(batch_norm()(x) if i else x)
-    x = layers.Flatten()(x)
-    # The outputs are float32 also in mixed precision.
-    outputs = [layers.Dense(1, kernel_initializer=normal(stddev=0.02), dtype="float32", name="source")(x)]
-    x = layers.Dense(128, name="q_hidden")(x)
-    x = layers.LeakyReLU(slope)(x)
-    codes = layers.Dense(categorical * VALUES, name="q_categorical")(x)
-    outputs += [layers.Reshape([categorical, VALUES], dtype="float32")(codes)]
+    images = keras.Input(image_shape, name="images")
+    codes = layers.Concatenate()([inputs[0], layers.Flatten()(inputs[1]), *inputs[2:]])
+    x, y = {"ours": networks_ours, "C": networks_c}[network](codes, images, width)
+    generator = keras.Model(inputs, layers.Activation("tanh", dtype="float32")(x), name="generator")
+    # All outputs are float32 also in mixed precision.
+    outputs = [dense(1, dtype="float32", name="source")(y)]
+    q = dense(128, name="q_hidden")(y)
+    q = layers.LeakyReLU(0.01)(batch_norm(name="q_norm")(q))
+    logits = dense(categorical * VALUES, name="q_categorical")(q)
+    outputs += [layers.Reshape([categorical, VALUES], dtype="float32")(logits)]
     if continuous:
-        codes = layers.Dense(2 * continuous, kernel_initializer=normal(stddev=0.02), name="q_continuous")(x)
-        outputs += [layers.Reshape([2, continuous], dtype="float32")(codes)]
-    return keras.Model(images, outputs, name="discriminator")
+        gaussians = dense(2 * continuous, name="q_continuous")(q)
+        outputs += [layers.Reshape([2, continuous], dtype="float32")(gaussians)]
+    return generator, keras.Model(images, outputs, name="discriminator")
 
 
 def bce(label, logits):
@@ -133,16 +168,22 @@ def information(codes, q):
 
 
 class InfoGAN(keras.Model):
-    def __init__(self, generator, discriminator, learning_rate, q_learning_rate, continuous_weight, seed):
+    """The generator and the discriminator with Q, with an Adam each, and perhaps one for Q."""
+
+    def __init__(
+        self, generator, discriminator, d_learning_rate, g_learning_rate, q_learning_rate, continuous_weight, seed
+    ):
         super().__init__()
         self.generator, self.discriminator, self.seed = generator, discriminator, seed
         self.continuous_weight = continuous_weight
-        self.d_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
-        self.g_optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
-        self.q_optimizer = keras.optimizers.Adam(q_learning_rate, beta_1=0.5)
-        self.d_optimizer.build(self.d_variables())
+        self.d_optimizer = keras.optimizers.Adam(d_learning_rate, beta_1=0.5)
+        self.g_optimizer = keras.optimizers.Adam(g_learning_rate, beta_1=0.5)
+        self.d_optimizer.build(self.d_variables(q_learning_rate is None))
         self.g_optimizer.build(generator.trainable_variables)
-        self.q_optimizer.build(self.q_variables())
+        self.q_optimizer = None
+        if q_learning_rate is not None:
+            self.q_optimizer = keras.optimizers.Adam(q_learning_rate, beta_1=0.5)
+            self.q_optimizer.build(self.q_variables())
         names = ["d_loss", "g_loss", "q_loss"]
         for tensor in generator.inputs[1:]:
             names += [f"mi_{tensor.name}_{i + 1}" for i in range(tensor.shape[1])]
@@ -157,42 +198,55 @@ class InfoGAN(keras.Model):
         """What is saved, by name; `generate` draws from the first."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
-    def d_variables(self):
-        """What D's step changes: the trunk and the layer that tells real from generated."""
-        mine = [layer for layer in self.discriminator.layers if not layer.name.startswith("q_")]
+    def d_variables(self, with_q):
+        """Of the trunk and the layer that tells real from generated, and of Q's own layers or not."""
+        mine = [layer for layer in self.discriminator.layers if with_q or not layer.name.startswith("q_")]
         return [weights for layer in mine for weights in layer.trainable_variables]
 
     def q_variables(self):
-        """What Q's step changes: the trunk, Q's own layers, and the generator."""
-        mine = [layer for layer in self.discriminator.layers if layer.name != "source"]
+        """What Q's own step changes: Q's layers and the generator."""
+        mine = [layer for layer in self.discriminator.layers if layer.name.startswith("q_")]
         return [weights for layer in [*mine, self.generator] for weights in layer.trainable_variables]
 
-    def draw(self):
+    def step_seed(self):
         """Stateless seed, int32 (2,), of this step's noise: a function of seed, step and replica."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return tf.random.experimental.stateless_fold_in([self.seed, self.d_optimizer.iterations.value], replica)
 
+    def q_loss(self, codes, q):
+        """-L_I, weighted and summed over the codes, and L_I of each: `information`'s arguments, and what it returns."""
+        categorical, continuous = information(codes, q)
+        loss = -tf.reduce_sum(categorical) - self.continuous_weight * tf.reduce_sum(continuous)
+        return loss, categorical, continuous
+
     def train_step(self, images):
-        """One update of D, one of G, one of Q with G, on the same fakes. `images`: uint8 (n, H, W, C)."""
+        """One update of D, one of G, and of Q in both or in a third, on the same fakes.
+
+        `images`: uint8 (batch, H, W, C).
+        """
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
-        noise, *codes = draw_inputs(self.generator, tf.shape(images)[0], self.draw())
-        with tf.GradientTape(persistent=True) as tape:
+        noise, *codes = sample_inputs(self.generator, tf.shape(images)[0], self.step_seed())
+        joint = self.q_optimizer is None  # the paper's
+        with tf.GradientTape(persistent=not joint) as tape:
             fakes = self.generator([noise, *codes], training=True)
             with tf.GradientTape() as d_tape:
                 real_logits = self.discriminator(reals, training=True)[0]
-                fake_logits = self.discriminator(tf.stop_gradient(fakes), training=True)[0]
+                fake_logits, *q = self.discriminator(tf.stop_gradient(fakes), training=True)
                 d_loss = bce(1.0, real_logits) + bce(0.0, fake_logits)
+                d_objective = d_loss + self.q_loss(codes, q)[0] if joint else d_loss
             with tape.stop_recording():
-                variables = self.d_variables()
-                self.d_optimizer.apply(d_tape.gradient(d_loss, variables), variables)
+                variables = self.d_variables(with_q=joint)
+                self.d_optimizer.apply(d_tape.gradient(d_objective, variables), variables)
             fake_logits, *q = self.discriminator(fakes, training=True)
             g_loss = bce(1.0, fake_logits)
-            categorical, continuous = information(codes, q)
-            q_loss = -tf.reduce_sum(categorical) - self.continuous_weight * tf.reduce_sum(continuous)
+            q_loss, categorical, continuous = self.q_loss(codes, q)
+            g_objective = g_loss + q_loss if joint else g_loss
         g_variables, q_variables = self.generator.trainable_variables, self.q_variables()
-        g_gradients, q_gradients = tape.gradient(g_loss, g_variables), tape.gradient(q_loss, q_variables)
+        g_gradients = tape.gradient(g_objective, g_variables)
+        q_gradients = None if joint else tape.gradient(q_loss, q_variables)
         self.g_optimizer.apply(g_gradients, g_variables)
-        self.q_optimizer.apply(q_gradients, q_variables)
+        if not joint:
+            self.q_optimizer.apply(q_gradients, q_variables)
 
         values = [d_loss, g_loss, q_loss, *tf.unstack(categorical), *tf.unstack(continuous)]
         for mean, value in zip(self.means, values, strict=True):
@@ -200,7 +254,7 @@ class InfoGAN(keras.Model):
         return self.get_metrics_result()
 
 
-def draw_inputs(generator, count, seed):
+def sample_inputs(generator, count, seed):
     """Noise (count, latent_dim) of U(-1, 1) and the codes that `generator` takes, as a function of `seed`."""
     seeds = [tf.random.experimental.stateless_fold_in(seed, i) for i in range(3)]
     noise, categorical, *continuous = generator.input_shape
@@ -211,31 +265,31 @@ def draw_inputs(generator, count, seed):
 
 
 def build(
-    image_shape, *, latent_dim, categorical, continuous, width, slope, learning_rate, q_learning_rate,
-    continuous_weight, seed=0,
+    image_shape, *, network, latent_dim, categorical, continuous, width, d_learning_rate, g_learning_rate,
+    q_learning_rate, continuous_weight, seed=0,
 ):  # fmt: skip
     """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape`.
 
     Args:
-        image_shape: square, the side a power of two from 8 on.
+        image_shape: 32x32 for the network "ours", 64x64 for "C".
         categorical, continuous: the numbers of codes of ten values, from 1 on, and of U(-1, 1), from 0 on.
         width: channels of G's last and of D's first hidden layer; each one further in has twice as many.
-        slope: of the LeakyReLUs.
-        learning_rate: of two optimisers, D's and G's for its own loss.
-        q_learning_rate: of Q's step with G.
+        d_learning_rate, g_learning_rate: of D's and G's Adam, which take Q's loss too if `q_learning_rate` is None.
+        q_learning_rate: of an Adam of Q's own, for its layers and G; None for the paper's two.
         continuous_weight: of the bound L_I of the continuous codes; that of the categorical ones has weight 1.
     """
     keras.utils.set_random_seed(seed)
-    generator = build_generator(image_shape, latent_dim, categorical, continuous, width, slope)
-    discriminator = build_discriminator(image_shape, categorical, continuous, width, slope)
-    model = InfoGAN(generator, discriminator, learning_rate, q_learning_rate, continuous_weight, seed)
+    generator, discriminator = build_networks(image_shape, network, latent_dim, categorical, continuous, width)
+    model = InfoGAN(
+        generator, discriminator, d_learning_rate, g_learning_rate, q_learning_rate, continuous_weight, seed
+    )
     model.compile(optimizer=None)
     return model
 
 
 def generate(generator, count, seed):
     """Images uint8 (count, H, W, C) of `generator`, from noise and codes that are a function of `seed`."""
-    return to_uint8(generator, draw_inputs(generator, count, [seed, -2]))
+    return to_uint8(generator, sample_inputs(generator, count, [seed, -2]))
 
 
 def to_uint8(generator, inputs):
@@ -246,4 +300,4 @@ def to_uint8(generator, inputs):
 
 
 if __name__ == "__main__":
-    run.train(RUNS, build, generate, CURVES)
+    train(RUNS, build, generate, CURVES)

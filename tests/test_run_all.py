@@ -1,352 +1,230 @@
-"""The reproduction of two tiny rows, stopped and called again, beside one that fails and one without data."""
+"""Rows side by side: of a model whose training is a pause, and one real row."""
 
+import contextlib
 import json
+import multiprocessing
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
-from importlib import import_module
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
-from test_run import wait_for_line
 
-import page
-import run_all
-from common import data, results
-from common.data import ROOT
+from common import checkpoint, evaluation, experiment, plan, run_all, running
+from common.files import ROOT, UserError
 
 TRAIN = """
-from common import run
-import vae.train
-from vae.train import CURVES, generate
-
-ROW = vae.train.RUNS["mnist_z3"] | {"steps": 200}
-RUNS = {
-    "first": ROW, "broken": ROW | {"network": "Z"}, "faces": ROW | {"dataset": "celeba"}, "second": ROW | {"steps": 10}
-}
-
-def build(*arguments, **options):
-    return vae.train.build(*arguments, **options)
+ROW = dict(dataset="mnist", steps=10, reported={})
+RUNS = {"short": ROW, "long": ROW | {"steps": 20}, "broken": ROW, "faces": ROW | {"dataset": "celeba"}}
 
 if __name__ == "__main__":
-    run.train(RUNS, build, generate, CURVES)
+    import fcntl, json, os, signal, sys, time
+    from pathlib import Path
+
+    import h5py
+
+    name, runs = sys.argv[1], Path(os.environ["RUNS_DIR"])
+    folder, row = runs / "tiny" / name, RUNS[name]
+    if hasattr(os, "sched_getaffinity"):
+        print(f"cores {len(os.sched_getaffinity(0))}, threads {os.environ['TF_NUM_INTRAOP_THREADS']}")
+    if name == "broken":
+        raise KeyError("Z")
+    fcntl.flock(open(folder / ".lock", "w"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    path, step, signals = folder / "checkpoint.weights.h5", 0, []
+    signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    if path.exists():
+        step = json.loads(h5py.File(path).attrs["state"])["step"]
+        print(f"going on from step {step}")
+    (folder / "log.csv").write_text(f"step,loss\\n{step},1.0\\n")
+    while step < row["steps"] and not signals:
+        time.sleep(float(os.environ["PAUSE"]))
+        step += 1
+        print(f"{step},1.0", file=open(folder / "log.csv", "a"))
+    row = {key: value for key, value in row.items() if key != "reported"} | {"images": "MNIST"}
+    with h5py.File(folder / "draft", "w") as file:
+        file.attrs["state"] = json.dumps({"step": step, "seconds": step * 60.0, "row": row, "seed": 0})
+    (folder / "draft").rename(path)
+    if signals:
+        sys.exit(128 + signals[0])
+    print(f"train {name}", file=open(runs / "calls", "a"))
 """
 TEST = """
-from common import run
-from tiny.train import CURVES, RUNS, generate
+import json, os, sys
+from pathlib import Path
 
-def report(run, networks, images):
-    return {"dev ELBO (nats)": -1.0}
-
-run.test(RUNS, ("decoder",), generate, CURVES, report)
+name, runs = sys.argv[1], Path(os.environ["RUNS_DIR"])
+result = {"steps": {"short": 10, "long": 20}[name], "dataset": "MNIST", "measures": int(os.environ["MEASURES"])}
+(runs / "tiny" / name / "metrics.json").write_text(json.dumps(result))
+print(f"test {name}", file=open(runs / "calls", "a"))
 """
+ALL_CALLS = ["test long", "test short", "train long", "train short"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny prøject")
+    (folder / "tiny").mkdir()
+    (folder / "tiny" / "train.py").write_text(TRAIN)
+    (folder / "tiny" / "test.py").write_text(TEST)
+    return folder
+
+
+def load(name):
+    if name == "celeba":
+        raise UserError("no faces")
+    return SimpleNamespace(identity={"images": "MNIST"})
 
 
 @pytest.fixture
-def call(tmp_path):
-    """Starts run_all.sh of a project with one script, from another folder."""
-    project = tmp_path / "tiny prøject"
-    (project / "tiny").mkdir(parents=True)
-    for name in ("run_all.sh", "run_all.py", "page.py"):
-        shutil.copy(ROOT / name, project)
-    (project / "tiny" / "train.py").write_text(TRAIN)
-    (project / "tiny" / "test.py").write_text(TEST)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"RUNS_DIR": str(tmp_path / "runs"), "PYTHONPATH": str(project), "PATH": path}
+def runs(project, tmp_path, monkeypatch):
+    """The RUNS_DIR of run_all in the tiny project, of short pauses; its pages only tell what they are called with."""
 
-    def start(*words, **variables):
-        return subprocess.Popen(
-            [project / "run_all.sh", *words], env=environment | variables, cwd=tmp_path, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+    def write_page(runs_dir, folders, title):
+        (runs_dir / "RESULTS.md").write_text(f"{title}: {' '.join(folder.name for folder in folders)}")
+        return runs_dir / "RESULTS.md"
 
-    start.project = project
-    return start
+    monkeypatch.delenv("JOBS", raising=False)
+    monkeypatch.setattr(plan, "ROOT", project)
+    monkeypatch.syspath_prepend(project)
+    monkeypatch.setattr(plan.datasets, "load", load)
+    monkeypatch.setattr(run_all.report, "write_page", write_page)
+    monkeypatch.setattr(run_all, "TICK", 0.02)
+    monkeypatch.setattr(run_all, "LOOK_AGAIN", 0.1)
+    for name, value in {"RUNS_DIR": str(tmp_path), "MEASURES": str(evaluation.MEASURES), "PAUSE": "0.05"}.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
 
 
-def test_stopped_in_the_middle_and_called_again(call, tmp_path, monkeypatch):
-    damaged = call.project / "results" / "tiny" / "first" / "metrics.json"
-    damaged.parent.mkdir(parents=True)
-    damaged.write_text('{"model": "tiny", "ru')
-    with call() as process:
-        text = wait_for_line(process, "  step ")
-        process.send_signal(signal.SIGTERM)
-        text += process.stdout.read()
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "rows: 4, to do: 3" in text and "=== 1 of 3: tiny first" in text and "no celeba" in text
-    assert text.rstrip().endswith("stopped; the same command goes on")
-    assert "`tiny/first` (damaged)" in (call.project / "RESULTS.md").read_text()
-    assert not (tmp_path / "runs" / "tiny" / "first" / "metrics.json").exists()
+@pytest.fixture
+def start():
+    """Starts another run_all like this one, which ends with the test."""
+    started = []
 
-    with call() as process:
-        wait_for_line(process, "going on from step")
-        process.kill()  # and its train.py lives on, until it prints
+    def call(*words):
+        process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(run_all.main(words)))
+        process.start()
+        started.append(process)
+        return process
 
-    with call() as process:
-        text, errors = process.communicate()
-    assert process.returncode == 1, errors
-    assert "going on from step" in text and "at work in" not in text.split("=== 2 of 4")[1]
-    assert "=== 2 of 4 rows are trained and tested" in text and "without celeba: tiny faces" in text
-    assert "FAILED tiny broken: train.py ended with exit code 1: KeyError: 'Z'" in text
-    assert text.index("kept ") < text.index("tiny broken;")  # at once
-    table = (call.project / "RESULTS.md").read_text().split("## The reports' figures")[0]
-    assert "| `tiny` `first` | " in table and "| `tiny` `second` | " in table and "faces" not in table
-    assert (call.project / "results" / "tiny" / "second" / "samples.png").exists()
-    log = (tmp_path / "runs" / "tiny" / "first.log").read_text()
-    assert "stopping after this step" in log and "done: metrics.json" in log
-
-    monkeypatch.setattr(run_all, "ROOT", call.project)
-    monkeypatch.syspath_prepend(call.project)
-    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "runs"))
-    jobs, _ = run_all.plan([])
-    assert {job.run.name: job.calls for job in jobs if job.source} == {
-        "first": [], "second": [], "broken": ["train.py", "test.py"]
-    }  # fmt: skip
+    yield call
+    for process in started:
+        process.kill()
 
 
-def test_a_rehearsal_stays_apart(call, tmp_path):
-    write(call.project, "tiny", "first")
-    (call.project / "RESULTS.md").write_text("the page")
-    before = {path: path.read_bytes() for path in call.project.rglob("*") if path.is_file() and "pyc" not in path.name}
-    with call("second", STEPS="2") as process:
-        errors = process.communicate()[1]
-    assert process.returncode == 0, errors
-    after = {path: path.read_bytes() for path in call.project.rglob("*") if path.is_file() and "pyc" not in path.name}
-    assert after == before
-    text = (tmp_path / "runs" / "rehearsal-steps2" / "RESULTS.md").read_text()
-    assert "| `tiny` `second` | " in text and "`first`" not in text and text.startswith("# Rehearsal of 2 steps: ")
+def wait_until(true):
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
-def test_words_that_match_nothing():
-    with pytest.raises(data.UserError, match=r"no row is called stylegan: words are of acgan, .* without one"):
-        run_all.plan(["mnist", "stylegan"])
-    with pytest.raises(data.UserError, match="no row is called wgan and z100: words are of"):
-        run_all.plan(["wgan", "z100"])
+def calls(runs):
+    return sorted((runs / "calls").read_text().splitlines())
 
 
-@pytest.mark.parametrize(
-    ("words", "rows"),
-    [
-        (["mnist_z10"], ["vae mnist_z10"]),  # and not mnist_z100
-        (["vae", "mnist"], ["vae mnist_z100", "vae mnist_z3", "vae mnist_z10", "vae mnist_z64"]),
-        (["celeba", "dcgan"], ["dcgan celeba_z100", "dcgan celeba_z128"]),
-        (["gp"], ["wgan cifar10_gp", "wgan celeba_gp"]),
-    ],
-)
-def test_words_choose_rows(words, rows):
-    assert [job.run.title for job in run_all.plan(words)[0]] == rows
+def test_side_by_side(runs, monkeypatch, capsys):
+    monkeypatch.setenv("JOBS", str(max(2, len(running.available_cores()))))
+    monkeypatch.setattr(run_all, "SAY_AGAIN", 0.2)
+    assert run_all.main([]) == 1
+    text = capsys.readouterr().out
+    assert "rows: 4, to do: 3, " in text and "of 20, " in text and "tiny long: done in 0" in text
+    assert "without celeba: no faces" in text and "without celeba: tiny faces" in text
+    failed = "FAILED tiny broken: train.py ended with exit code 1: KeyError: 'Z' (see "
+    assert text.count(failed) == 2 and text.index(failed) < text.index("2 of 4 rows") < text.rindex(failed)
+    assert calls(runs) == ALL_CALLS
+    assert (runs / "RESULTS.md").read_text() == "Results: long short"
+    assert (runs / "tiny" / "long.log").read_text() in ("cores 1, threads 1\n", "")  # nothing on macOS
+    assert json.loads((runs / "tiny" / "short" / "memory.json").read_text())["peak_bytes"] > 1e6
+    assert run_all.main([]) == 1
+    assert "rows: 4, to do: 1, " in capsys.readouterr().out
+    assert calls(runs) == ALL_CALLS
 
 
-METRICS = {
-    "FID (classifier)": 50.0, "KID (classifier)": 1.5, "KID standard error": 0.25, "precision": 0.5, "recall": 0.25,
-    "FID (Inception)": None, "sharpness": 0.1, "high frequencies (share of energy)": 0.05, "classes covered": 10,
-    "nearest training image (grey levels)": 30.0,
-}  # fmt: skip
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_all(runs, start, capfd, number):
+    process = start("long")
+    wait_until(lambda: running.last_step(runs / "tiny" / "long") > 2)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 128 + number
+    text = capfd.readouterr().out
+    assert text.endswith("stopped; the same command goes on\n") and "FAILED" not in text
+    assert 2 < checkpoint.read_state(runs / "tiny" / "long").step < 20
+    assert run_all.main(["long"]) == 0
+    assert "going on from step" in (runs / "tiny" / "long.log").read_text()
+    assert calls(runs) == ["test long", "train long"]
 
 
-def write(folder, model, run, own=None, seed=0, dataset="MNIST", steps=300, **metrics):
-    result = {
-        "model": model, "run": run, "dataset": dataset, "images": {"training": 55_000, "dev": 5_000, "test": 10_000},
-        "steps": steps, "seconds": 60.0, "steps_planned": 25_000, "seed": seed,
-        "metrics": METRICS | metrics, "own": own or {}, "real dev images": METRICS | {"recall": 0.9},
-        "reported": {"A": {"FID": 25.411}},
-    }  # fmt: skip
-    path = folder / "results" / model / (run + f"-seed{seed}" * (seed > 0))
-    path.mkdir(parents=True)
-    (path / "metrics.json").write_text(json.dumps(result))
-    return path / "metrics.json"
+@pytest.mark.parametrize("lost", [True, False])
+def test_two_share_the_rows_and_one_is_killed(runs, start, monkeypatch, capfd, lost):
+    """Lost is a machine, or run_all alone, whose script goes on to its end."""
+    monkeypatch.setenv("JOBS", "1")
+    monkeypatch.setenv("PAUSE", "0.3")
+    first = start()
+    wait_until(lambda: running.last_step(runs / "tiny" / "short") > 1)
+    monkeypatch.setenv("PAUSE", "0.05")
+    second = start()
+    wait_until(lambda: running.last_step(runs / "tiny" / "long") > 1)
+    scripts = psutil.Process(first.pid).children()
+    first.kill()
+    for script in scripts if lost else []:
+        script.kill()
+    second.join(30)
+    assert second.exitcode == 1  # of the broken row
+    assert "tiny short: left for now, as another process is at work in" in capfd.readouterr().out
+    assert calls(runs) == ALL_CALLS
 
 
-def text(folder):
-    return page.text(page.Results(folder / "results"))
+def test_a_row_that_is_trained_by_hand_waits(runs, capsys):
+    held = contextlib.ExitStack()
+    held.enter_context(experiment.hold_folder(plan.plan(["short"])[0][0].experiment))
+    threading.Timer(0.3, held.close).start()
+    assert run_all.main(["short"]) == 0
+    assert "tiny short: left for now" in capsys.readouterr().out
 
 
-def cells(folder, start):
-    (line,) = [line for line in text(folder).splitlines() if line.startswith(start)]
-    return [cell.strip() for cell in line.strip("|").split("|")]
+def test_the_weights_are_those_of_train_py(tmp_path, monkeypatch):
+    """Bit for bit, with as many threads."""
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "test.py").touch()  # which takes a minute
+    (tmp_path / "vae" / "train.py").symlink_to(ROOT / "vae" / "train.py")
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    monkeypatch.setenv("STEPS", "20")
+    by_hand = [sys.executable, ROOT / "vae" / "train.py", "mnist_z3"]
+    environment = os.environ | running.threads(1) | {"RUNS_DIR": str(tmp_path / "by hand")}
+    with subprocess.Popen(by_hand, env=environment, stdout=subprocess.DEVNULL):
+        monkeypatch.setenv("RUNS_DIR", str(tmp_path / "runs"))
+        monkeypatch.setenv("JOBS", str(len(running.available_cores())))
+        assert run_all.main(["mnist_z3"]) == 0
+    folders = [tmp_path / name / "vae" / "mnist_z3-steps20" for name in ("by hand", "runs")]
+    first, second = (checkpoint.read_state(folder) for folder in folders)
+    assert first.step == second.step == 20
+    assert first.checksum == second.checksum is not None
 
 
-def test_the_table_shows_medians_and_what_is_damaged(tmp_path):
-    for seed, value in enumerate((7.0, 5.0, 9.0)):
-        own = {"code is the digit read (share)": value / 10}
-        write(tmp_path, "infogan", "mnist", own, seed, **{"FID (classifier)": value})
-    write(tmp_path, "dcgan", "mnist")
-    write(tmp_path, "wgan", "mnist").write_text('{"model": "wgan", "run": "mn')
-    write(tmp_path, "acgan", "mnist").write_text('{"model": "acgan", "run": "mnist"}')
-    row = cells(tmp_path, "| `infogan` `mnist` | MNIST")
-    assert row[:6] == ["`infogan` `mnist`", "MNIST: 55,000, 5,000, 10,000", "300 of 25,000", "0, 1, 2", "unmeasured",
-                       "7.00 (5.00 to 9.00)"]  # fmt: skip
-    assert row[-2:] == ["code is the digit 70.0% (50.0% to 90.0%)", "A: FID 25.411"]
-    assert cells(tmp_path, "| `dcgan` `mnist` | MNIST")[5] == "50.00"
-    write(tmp_path, "dcgan", "mnist", seed=1, **{"FID (classifier)": None})
-    assert cells(tmp_path, "| `dcgan` `mnist` | MNIST")[5] == "50.00, 1 of 2 seeds"
-    assert text(tmp_path).splitlines()[-1] == "Left out: `acgan/mnist` (damaged), `wgan/mnist` (damaged)."
+def test_a_rehearsals_page_is_its_own(runs, monkeypatch):
+    for name in ("short", "short-steps5", "long-seed1-steps5", "long-steps50"):
+        (runs / "tiny" / name).mkdir(parents=True)
+        (runs / "tiny" / name / "metrics.json").write_text("{}")
+    monkeypatch.setenv("STEPS", "5")
+    assert run_all.write_page().read_text() == "Rehearsal of 5 steps: long-seed1-steps5 short-steps5"
 
 
-def test_seeds_of_fewer_steps_or_other_images_are_not_in_the_median(tmp_path):
-    for seed, steps in ((0, 25_000), (1, 20_000), (2, 25_000), (3, 25_000)):
-        path = write(tmp_path, "dcgan", "mnist", seed=seed, steps=steps, **{"FID (classifier)": 10.0 * seed})
-    path.write_text(path.read_text().replace("55000", "3500"))
-    assert cells(tmp_path, "| `dcgan` `mnist` | MNIST")[2:6] == [
-        "25,000",
-        "0, 2",
-        "unmeasured",
-        "10.00 (0.00 to 20.00)",
-    ]
-    assert (
-        text(tmp_path).splitlines()[-1]
-        == "Left out: `dcgan/mnist-seed1` (of fewer images or steps), `dcgan/mnist-seed3` (of fewer images or steps)."
-    )
+def test_a_terminal_shows_what_runs(runs, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run_all.main(["short"]) == 0
+    text = capsys.readouterr().out
+    assert "\rtiny short" in text and "of 10, " in text and " a second, 00:0" in text
 
 
-def test_unlike_runs_are_not_compared(tmp_path):
-    write(tmp_path, "wgan", "cifar10_div", steps=10_000)
-    write(tmp_path, "wgan", "cifar10_gp", steps=600)
-    assert "WGAN-DIV and WGAN-GP: not compared, as the runs are of different images, or of" in text(tmp_path)
-
-
-def test_a_page_of_nothing(tmp_path):
-    assert text(tmp_path).count("not trained") > 20
-
-
-def test_the_latent_dimensions_sentence(tmp_path):
-    def vae(size, fid, kl):
-        own = {"dev ELBO (nats)": -100.0 - kl, "dev reconstruction (nats)": 100.0 - kl, "dev KL (nats)": kl}
-        write(tmp_path, "vae", f"mnist_z{size}", own | {"active units": size // 2}, **{"FID (classifier)": fid})
-
-    for size, fid, kl in ((3, 90.0, 0.1), (10, 80.0, 15.0), (64, 61.0, 20.0)):
-        vae(size, fid, kl)
-    assert "lowest with" not in text(tmp_path)
-    vae(100, 60.0, 25.0)
-    said = text(tmp_path)
-    assert "The FID is lowest with 64 and 100 dimensions (A's and E's are with 100: this agrees)" in said
-    assert "the dev ELBO highest with 3. Reconstruction is best with 100 and worst with 3" in said
-    assert "With 3 the KL is 0.1 nats (A saw it fall to about 0: this agrees). Of 64 units 32 are active" in said
-    assert cells(tmp_path, "| `vae` `mnist_z10` | 80.0")[1:] == ["80.0", "-115.00", "85.00", "15.00", "5"]
-
-
-@pytest.mark.parametrize(("values", "answer"), [((0.52, 0.49, 0.47, 0.51), "yes"), ((0.85, 0.16, 0.1, 0.99), "no")])
-def test_the_equilibriums_sentence(tmp_path, values, answer):
-    keys = "last tenth: d_real", "last tenth: d_fake_before", "last tenth: d_fake_after"
-    write(tmp_path, "dcgan", "mnist", dict(zip((*keys, "fresh discriminator: told right (share)"), values)))
-    said = text(tmp_path)
-    assert f"On MNIST {answer}: over the last tenth" in said
-    if answer == "no":
-        assert "D(x) is +0.35 and D(G(z)) -0.34 from one half, and D's own update moves D(G(z)) by -0.06" in said
-        assert "tells 99% of new images right" in said and "which this agrees with" in said
-
-
-def test_the_blurs_sentence(tmp_path):
-    write(tmp_path, "vae", "mnist_z100", sharpness=0.05, **{"high frequencies (share of energy)": 0.01})
-    write(tmp_path, "dcgan", "mnist")
-    assert (
-        "On MNIST the VAE by the variance of the Laplacian (0.050 for the VAE, 0.100 for the GAN), and the VAE by the "
-        "spectrum's tail (1.00% of the energy and 5.00%). (A found the VAE blurrier: this agrees.)"
-    ) in text(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("biased", "said"),
-    [
-        (35.0, "35.0, without 32.0 (30.0 to 34.0): 1.09 times as much, no more than seeds differ without"),
-        (64.0, "64.0, without 32.0 (30.0 to 34.0): 2.00 times as much, more than seeds differ without"),
-    ],
-)
-def test_the_biass_sentence(tmp_path, biased, said):
-    for seed, fid in enumerate((30.0, 32.0, 34.0)):
-        write(tmp_path, "dcgan", "mnist", seed=seed, **{"FID (classifier)": fid})
-    write(tmp_path, "dcgan", "mnist_bias", **{"FID (classifier)": biased})
-    line = next(line for line in text(tmp_path).splitlines() if "With a bias" in line)
-    assert said in line and f"this {'agrees' if biased == 64 else 'differs by being less'}.)" in line
-
-
-def test_the_separations_sentence(tmp_path):
-    own = {"linear probe, Male (accuracy)": 0.9, "chance, Male (accuracy)": 0.58,
-           "linear probe, Smiling (accuracy)": 0.55, "chance, Smiling (accuracy)": 0.5}  # fmt: skip
-    write(tmp_path, "vae", "celeba_z512", own)
-    said = text(tmp_path)
-    assert "(steps: 300 of 25,000) reads Male of 2 attributes right by ten points more than chance" in said
-    assert cells(tmp_path, "| `vae` `celeba_z512`: Smiling")[1:] == ["55.0%", "50.0%"]
-
-
-def test_the_smoothnesss_sentence(tmp_path):
-    names = ["a step of eight (feature distance)", "longest step (of the mean step)", "length (of its ends' distance)",
-             "FID of its ends (classifier)", "FID of its midpoints (classifier)", "confidence at its ends",
-             "confidence at its midpoints"]  # fmt: skip
-    keys = [f"latent path: {name}" for name in names]
-    write(tmp_path, "vae", "mnist_z100", dict(zip(keys, (2.0, 1.5, 1.2, 100.0, 150.0, 0.99, 0.8))))
-    write(tmp_path, "dcgan", "mnist", dict(zip(keys, (3.0, 2.5, 1.4, 40.0, 80.0, 0.95, 0.9))))
-    said = text(tmp_path)
-    assert "go 1.20 times as far as straight on, in the classifier's features, the GAN's 1.40 times" in said
-    assert "has changed by -0.190 with the VAE, by -0.050 with the GAN" in said
-    assert "By the paths this agrees, by the confidence, which leaves digits where it falls by 0.02 or" in said
-    assert "more, it differs.) Halfway the FID changes by +50.0 and +40.0:" in said
-
-
-def test_the_collapses_sentence(tmp_path):
-    for seed, classes in enumerate((10, 8, 10)):
-        write(tmp_path, "dcgan", "mnist", seed=seed, recall=0.1, **{"classes covered": classes})
-    write(tmp_path, "acgan", "mnist", **{"nearest training image (grey levels)": 12.0})
-    write(tmp_path, "dcgan", "celeba_z100", dataset="13,859 CelebA faces", **{"classes covered": None})
-    said = text(tmp_path)
-    assert (
-        "Of 2 runs whose classes are counted fewer than ten classes are in `dcgan mnist` (8). The least varied is "
-        "`dcgan mnist`, recall 0.100 where" in said
-    )
-    assert "30.0 grey levels a pixel away, are those of `acgan mnist` (12.0, sharpness 0.100): what is" in said
-
-
-def test_the_sentences_of_cifar10(tmp_path):
-    dataset = "16,000 CIFAR-10 images"
-    for name, mse, kl in (("beta2", 0.03, 6.0), ("beta4", 0.04, 4.0), ("beta6", 0.05, 3.0)):
-        write(tmp_path, "vae", f"cifar10_{name}", {"test MSE": mse, "test KL (nats)": kl}, dataset=dataset)
-    for name, fid, steps in (("div", 14.0, 300), ("gp", 15.0, 301)):
-        path = write(tmp_path, "wgan", f"cifar10_{name}", dataset=dataset, steps=steps, **{"FID (classifier)": fid})
-        by_step = {"90": fid, "200": fid + 10.0, str(steps): 1.0}
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"FID by step": by_step}))
-    said = text(tmp_path)
-    assert (
-        "After 300 of 25,000 and 301 of 25,000 steps the FID is 14.00 with WGAN-DIV and 15.00 with WGAN-GP; against "
-        "the dev images, both at step 200, 24.00 and 25.00."
-    ) in said
-    assert "After 300 of 25,000 steps with beta 2, 4, 6 the test MSE is 0.0300, 0.0400, 0.0500 and the KL 6.00" in said
-    assert "3.00 nats: as D saw." in said
-
-
-def test_the_codes_sentence(tmp_path):
-    write(tmp_path, "acgan", "mnist", {"asked label read (share)": 0.9, "label read off real dev images (share)": 0.99})
-    own = {"code is the digit read (share)": 0.8, "Q tells real test images' digits (share)": 0.7}
-    write(tmp_path, "infogan", "mnist", own)
-    said = text(tmp_path)
-    assert (
-        "Off 90.0% of the images of `acgan mnist` a classifier reads the label that was asked for; off real ones it "
-        in said
-    )
-    assert "is the digit in 80.0% of its images, and its Q tells 70.0% of the real test digits." in said
-
-
-def test_every_row_and_figure_that_is_named_is_there():
-    for _, _, model, run, file in page.FIGURES:
-        assert run in import_module(f"{model}.train").RUNS
-        kept = "mnist" in run or Path(file).stem not in ("reconstructions", "dev_sheet")
-        if kept and (ROOT / "results" / model / run).is_dir():
-            assert (ROOT / "results" / model / run / file).is_file()
-
-
-def test_the_pages_are_those_of_results():
-    """RESULTS.md and README.md's table as their writers write them; what they show and name is there."""
-    found, readme = page.Results(ROOT / "results"), (ROOT / "README.md").read_text()
-    written = page.text(found)
-    assert (ROOT / "RESULTS.md").read_text() == written and results.table() in readme
-    for path in re.findall(r'results/[^\s"`)]*\.\w+', readme + written):
-        assert (ROOT / path).is_file(), path
-    for question in page.QUESTIONS:
-        lines, keys, _, pictures = question(found)
-        for column in range(1, 1 + len(keys)):
-            assert {line[column] for line in lines} - {"", page.UNMEASURED, "not trained"}, [*keys][column - 1]
-        named = [tuple(re.findall("`(.*?)`", line[0])) for line in lines] + [(model, run) for model, run, _ in pictures]
-        for model, run in filter(None, named):
-            assert run in import_module(f"{model}.train").RUNS
+def test_called_through_a_symbolic_link(tmp_path):
+    (tmp_path / "link").symlink_to(ROOT / "run_all.sh")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    called = subprocess.run([tmp_path / "link", "stylegan"], cwd=tmp_path, env=environment, capture_output=True)
+    assert called.returncode == 2 and b"error: no row is called stylegan: words are of " in called.stderr

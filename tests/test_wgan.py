@@ -3,131 +3,106 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from scipy import stats
 
 import wgan.test
-from common import data, run
+from common import datasets, devices
 from wgan import train
 
 DIV, GP = dict(target=0.0, weight=2.0, power=6), dict(target=1.0, weight=10.0, power=2)
-ROW = {key: value for key, value in train.RUNS["mnist"].items() if key not in run.OURS}
+BOTH = pytest.mark.parametrize("penalty", [DIV, GP], ids=["div", "gp"])
+ROW = train.RUNS["mnist"]["model"]
 
 
-def build(shape=(8, 8, 1), **changes):
-    return train.build(shape, **ROW | {"latent_dim": 6, "width": 4, "seed": 3} | changes)
+def build(**changes):
+    return train.build((32, 32, 1), **ROW | {"latent_dim": 6, "width": 4, "seed": 3} | changes)
 
 
-def pictures(*shape):
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+def pictures(count):
+    return tf.constant(np.random.default_rng(0).integers(0, 256, [count, 32, 32, 1], np.uint8))
 
 
-def linear(weights, **penalty):
-    """A WGAN whose critic is f(x) = weights . x."""
-    weights = np.asarray(weights, np.float32)
-    model = build(**penalty)
-    critic = keras.Sequential([keras.Input([8, 8, 1]), layers.Flatten(), layers.Dense(1, use_bias=False)])
-    critic.set_weights([weights.reshape(64, 1)])
-    model.critic, model.c_optimizer = critic, keras.optimizers.SGD(0.01)
-    model.c_optimizer.build(critic.trainable_variables)
-    return model
+def record(model):
+    """The list of what `model` samples from now on."""
+    drawn, sample = [], model.sample
+    model.sample = lambda count, seed: drawn.append(sample(count, seed)) or drawn[-1]
+    return drawn
 
 
-def test_the_gradients_norm_against_finite_differences():
+@pytest.mark.parametrize("network, side", [("ours", 32), ("C", 64), ("D", 32)])
+def test_a_score_depends_on_its_own_image_alone(network, side):
+    """As a critic with batch norm's would not."""
     keras.utils.set_random_seed(0)
-    inputs = keras.Input([5, 4, 2], dtype="float64")
-    x = layers.Conv2D(6, 3, activation="tanh", dtype="float64")(inputs)
-    critic = keras.Model(inputs, layers.Dense(1, dtype="float64")(layers.Flatten(dtype="float64")(x)))
-    images = np.random.default_rng(0).normal(size=[3, 5, 4, 2])
-    gradient, size = np.empty_like(images), 1e-5
-    for place in np.ndindex(5, 4, 2):
-        up, down = images.copy(), images.copy()
-        up[(slice(None), *place)] += size
-        down[(slice(None), *place)] -= size
-        gradient[(slice(None), *place)] = (critic(up) - critic(down)).numpy()[:, 0] / (2 * size)
-    norm = train.gradient_norm(critic, tf.constant(images))
-    np.testing.assert_allclose(norm, np.sqrt((gradient**2).sum((1, 2, 3))), rtol=1e-6)
-    assert len({*norm.numpy().round(6)}) == 3  # each image's own
+    _, critic = train.build_networks((side, side, 3), network, 6, 4, "normal")
+    images = np.random.default_rng(0).uniform(-1, 1, [4, side, side, 3]).astype(np.float32)
+    alone, together = (np.concatenate([critic(part, training=True) for part in np.split(images, n)]) for n in (4, 1))
+    np.testing.assert_allclose(alone, together, rtol=1e-3)
+    assert np.ptp(alone) > 0.1 * np.abs(alone).max()
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.5, 1.0, 1.5])
-def test_the_losses_of_a_linear_critic(slope):
-    """Its gradient is its weights everywhere: k |w|^p, and 10 (|w| - 1)^2."""
+@BOTH
+@pytest.mark.parametrize("slope", [0.0, 0.5, 1.0, 2.0])
+def test_the_losses_of_a_linear_critic(slope, penalty):
+    """Its gradient is its weights everywhere: k |w|^p, and 10 (|w| - 1)^2; and so the losses' by the weights.
+
+    Told apart are two slips: the gradient of the batch's mean score, and its norm over an image's rows alone.
+    """
     rng = np.random.default_rng(0)
-    weights = rng.normal(size=64)
+    weights = rng.normal(size=[8, 8])
     weights *= slope / np.linalg.norm(weights)
+    model = build(**penalty)
+    model.critic = keras.Sequential([keras.Input([8, 8, 1]), layers.Flatten(), layers.Dense(1, use_bias=False)])
+    model.critic.set_weights([weights.reshape(64, 1)])
     reals, fakes = rng.normal(size=[2, 7, 8, 8, 1]).astype(np.float32)
-    u = tf.constant(rng.uniform(size=[7, 1, 1, 1]), tf.float32)
-    estimate = weights @ (reals.mean(0) - fakes.mean(0)).ravel()
-    for penalty, expected in ((DIV, 2 * slope**6), (GP, 10 * (slope - 1) ** 2)):
-        losses = linear(weights, **penalty).critic_losses(reals, fakes, u)
-        np.testing.assert_allclose(losses, [expected - estimate, estimate, expected], rtol=1e-4, atol=1e-5)
+    difference = (reals.mean(0) - fakes.mean(0))[..., 0]
+    with tf.GradientTape() as tape:
+        losses = model.critic_losses(reals, fakes, tf.constant(rng.uniform(size=[7, 1, 1, 1]), tf.float32))
+    gradient = tape.gradient(losses[0], model.critic.trainable_variables)[0].numpy().reshape(8, 8)
+    estimate = np.sum(weights * difference)
+    right, of_mean, of_rows = (
+        2 * np.mean(norm**6) if penalty is DIV else 10 * np.mean((norm - 1) ** 2)
+        for norm in (slope, slope / 7, np.linalg.norm(weights, axis=0))
+    )
+    np.testing.assert_allclose(losses, [right - estimate, estimate, right], rtol=1e-4, atol=1e-5)
+    assert slope == 0 or not np.isclose([of_mean, of_rows], right, rtol=0.1).any()
+    by_norm = 12 * slope**5 if penalty is DIV else 20 * (slope - 1)
+    np.testing.assert_allclose(gradient, by_norm * weights / (slope or 1) - difference, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("penalty", [DIV, GP], ids=["div", "gp"])
-def test_the_penaltys_gradient_is_that_of_the_weights(penalty):
-    """d/dw k |w|^p = k p |w|^(p - 2) w, and d/dw 10 (|w| - 1)^2 = 20 (|w| - 1) w / |w|; of w = 0 it is a number."""
-    weights = np.random.default_rng(0).normal(size=64) * 0.1
-    norm = np.linalg.norm(weights)
-    expected = 12 * norm**4 * weights if penalty is DIV else 20 * (norm - 1) * weights / norm
-    images = tf.zeros([3, 8, 8, 1])
-    for w, gradient in ((weights, expected), (0 * weights, 0 * weights)):
-        model = linear(w, **penalty)
-        with tf.GradientTape() as tape:
-            loss = model.critic_losses(images, images, tf.zeros([3, 1, 1, 1]))[0]
-        found = tape.gradient(loss, model.critic.trainable_variables)[0]
-        np.testing.assert_allclose(found.numpy().ravel(), gradient, rtol=1e-3, atol=1e-5)
-
-
-def test_the_penalty_is_taken_between_real_and_generated():
-    """f(x) = |x|^2 / 2, whose gradient is x itself: the norm shows the point."""
-    model = build(target=0.0, weight=1.0, power=1)
-    model.critic = lambda x, training: tf.reduce_sum(x**2, [1, 2, 3])[:, None] / 2
-    reals, fakes = tf.fill([4, 8, 8, 1], 1.0), tf.fill([4, 8, 8, 1], -0.5)
-    u = np.array([0.0, 1.0, 0.5, 0.9], np.float32)
-    expected = np.abs(u * 1.0 + (1 - u) * -0.5) * 8
-    _, estimate, penalty = model.critic_losses(reals, fakes, u[:, None, None, None])
-    assert float(penalty) == pytest.approx(expected.mean(), rel=1e-5)
-    assert float(estimate) == pytest.approx(64 * (1 - 0.25) / 2)
-
-
-def test_noise_and_points_are_new_for_each_update():
-    noise, u = build().draw(5_000, tf.constant([1, 2]))
-    assert noise.numpy().mean() == pytest.approx(0, abs=0.03) and noise.numpy().std() == pytest.approx(1, abs=0.03)
-    u = u.numpy().ravel()
-    assert 0 <= u.min() < 0.01 and 0.99 < u.max() < 1 and u.mean() == pytest.approx(0.5, abs=0.02)
-    seeds = []
-    for seed in (3, 4):
-        model = build(seed=seed)
-
-        def draw(count, seed, draw=model.draw):
-            seeds.append(tuple(seed.numpy()))
-            return draw(count, seed)
-
-        model.draw = draw
-        for _ in range(2):
-            model.train_step(tf.constant(pictures(20, 8, 8, 1)))
-    assert len(seeds) == len({*seeds}) == 24
+@pytest.mark.parametrize("noise", ["normal", "uniform"])
+def test_noise_and_points_are_new_for_each_update(noise):
+    model, other = build(noise=noise), build(noise=noise, seed=4)
+    z, u = (tensor.numpy() for tensor in model.sample(5_000, tf.constant([1, 2])))
+    assert z.mean() == pytest.approx(0, abs=0.03) and (np.abs(z).max() <= 1) == (noise == "uniform")
+    assert z.std() == pytest.approx(1 if noise == "normal" else 3**-0.5, abs=0.03)
+    assert u.shape == (5_000, 1, 1, 1) and stats.kstest(u.ravel(), "uniform").pvalue > 0.01
+    drawn = record(model), record(other)
+    for step in (model.train_step, other.train_step, model.train_step):
+        step(pictures(10))
+    values = np.concatenate([[*np.ravel(z), *np.ravel(u)] for z, u in drawn[0] + drawn[1]])
+    assert len(values) == len(np.unique(values)) == 18 * 2 * 7
 
 
 @pytest.mark.parametrize("updates", [1, 5])
-@pytest.mark.parametrize("penalty", [DIV, GP], ids=["div", "gp"])
+@BOTH
 def test_a_step_is_algorithm_1(penalty, updates):
     """Against plain steps: `updates` of the critic, each on images of its own, then one of G."""
-    model, twin = (build(batches_per_step=updates, **penalty) for _ in range(2))
+    model, twin = (build(batches_per_step=updates, beta_1=0.3, beta_2=0.8, **penalty) for _ in range(2))
+    for adam in (model.c_optimizer, model.g_optimizer):
+        np.testing.assert_allclose([adam.learning_rate, adam.beta_1, adam.beta_2], [2e-4, 0.3, 0.8], rtol=1e-6)
+    # Plain gradient descent shows a gradient's size, which Adam's first step hides.
     model.c_optimizer, model.g_optimizer = keras.optimizers.SGD(0.01), keras.optimizers.SGD(0.1)
     model.c_optimizer.build(model.critic.trainable_variables)
     model.g_optimizer.build(model.generator.trainable_variables)
-    drawn, draw = [], model.draw
-    model.draw = lambda count, seed: drawn.append(draw(count, seed)) or drawn[-1]
-    images = pictures(updates * 4, 8, 8, 1)
-    logs = model.train_step(tf.constant(images))
-    assert int(model.c_optimizer.iterations) == updates and int(model.g_optimizer.iterations) == 1
+    drawn, images = record(model), pictures(updates * 4)
+    logs = model.train_step(images)
 
     def descend(loss, tape, variables, rate):
         for weights, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
             weights.assign_sub(rate * gradient)
 
     generator, critic = twin.generator, twin.critic
-    for batch, (noise, u) in zip(np.split(images, updates), drawn):
+    for batch, (noise, u) in zip(np.split(images.numpy(), updates), drawn):
         x, g = batch / np.float32(127.5) - 1, generator(noise, training=True)
         with tf.GradientTape() as tape:
             points = tf.Variable(u * x + (1 - u) * g)
@@ -140,9 +115,8 @@ def test_a_step_is_algorithm_1(penalty, updates):
     with tf.GradientTape() as tape:
         g_loss = -tf.reduce_mean(critic(generator(drawn[-1][0], training=True)))
     descend(g_loss, tape, generator.trainable_variables, 0.1)
-    assert float(logs["critic_loss"]) == pytest.approx(float(loss), rel=1e-4)  # of the last update
-    assert float(logs["g_loss"]) == pytest.approx(float(g_loss), rel=1e-4)
-    assert float(logs["critic_loss"]) == pytest.approx(float(logs["penalty"] - logs["estimate"]), rel=1e-5)
+    found = logs["critic_loss"], logs["penalty"] - logs["estimate"], logs["g_loss"]
+    np.testing.assert_allclose(found, [loss, loss, g_loss], rtol=1e-4)  # f's of its last update
     for a, b in zip(model.trainable_variables, twin.trainable_variables):
         np.testing.assert_allclose(a, b, atol=1e-5, err_msg=a.path)
 
@@ -150,65 +124,30 @@ def test_a_step_is_algorithm_1(penalty, updates):
 def test_the_dev_losses():
     """Those of the images given and of noise that stays the same, weighted by their number; nothing is trained."""
     model = build()
-    before = [weights.copy() for weights in model.get_weights()]
-    drawn, draw = [], model.draw
-    model.draw = lambda count, seed: drawn.append(draw(count, seed)) or drawn[-1]
-    batches = pictures(6, 8, 8, 1), 255 - pictures(2, 8, 8, 1)
+    before, drawn, batches = model.get_weights(), record(model), (pictures(6), 255 - pictures(2))
     for _ in range(2):
         model.reset_metrics()
         for images in batches:
-            logs = model.test_step(tf.constant(images))
-    for a, b in zip(drawn[:2], drawn[2:]):
-        np.testing.assert_array_equal(a[0], b[0])
+            logs = model.test_step(images)
+    np.testing.assert_array_equal(*(np.concatenate([noise for noise, _ in part]) for part in (drawn[:2], drawn[2:])))
     assert not np.isin(drawn[1][0], drawn[0][0]).any()  # each batch has its own
     expected = []
     for images, (noise, u) in zip(batches, drawn):
-        x, g = images / np.float32(127.5) - 1, model.generator(noise, training=False)
+        x, g = images.numpy() / np.float32(127.5) - 1, model.generator(noise, training=False)
         expected += [[*model.critic_losses(x, g, u), -tf.reduce_mean(model.critic(g))]]
-    expected = np.average(expected, 0, [6, 2])
-    np.testing.assert_allclose([logs[m.name] for m in model.metrics], expected, rtol=1e-4)
-    for a, b in zip(before, model.get_weights()):
+    np.testing.assert_allclose([logs[m.name] for m in model.metrics], np.average(expected, 0, [6, 2]), rtol=1e-4)
+    for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", train.RUNS)
-def test_the_rows(name):
-    """No critic has batch norm; the optimisers, the penalty and the sizes are the reports' and the papers'."""
-    row = train.RUNS[name]
-    side = {"mnist": (32, 32, 1), "cifar10": (32, 32, 3), "celeba": (64, 64, 3)}[row["dataset"]]
-    model = train.build(side, **{key: value for key, value in row.items() if key not in run.OURS})
-    assert not [layer for layer in model.critic.layers if isinstance(layer, layers.BatchNormalization)]
-    assert row["batches_per_step"] == 5 and row["batch_size"] == 64
-    assert {key: row[key] for key in DIV} == (GP if name.endswith("gp") else DIV)
-    betas = (0.5, 0.999) if name == "celeba_gp" else (0.0, 0.9)
-    for optimizer in (model.c_optimizer, model.g_optimizer):
-        assert isinstance(optimizer, keras.optimizers.Adam)
-        assert (float(optimizer.beta_1), float(optimizer.beta_2)) == betas
-        assert float(optimizer.learning_rate) == pytest.approx(2e-4)
-    generator, critic = (
-        [layer.output.shape[1:] for layer in network.layers if isinstance(layer, kinds)]
-        for network, kinds in (
-            (model.generator, (layers.Reshape, layers.Conv2DTranspose, layers.Conv2D)),
-            (model.critic, layers.Conv2D),
-        )
-    )
-    expected = {
-        "mnist": ([(4, 64), (8, 32), (16, 16), (32, 1)], [(16, 16), (8, 32), (4, 64)]),
-        "cifar10": ([(4, 128), (8, 128), (16, 128), (32, 128), (32, 3)], [(16, 128), (8, 128), (8, 128), (8, 128)]),
-        "celeba": ([(4, 256), (8, 128), (16, 64), (32, 32), (64, 3)], [(32, 32), (16, 64), (8, 128), (4, 256)]),
-    }[row["dataset"]]
-    assert tuple([shape[1:] for shape in shapes] for shapes in (generator, critic)) == expected
-
-
-@pytest.mark.parametrize("penalty", [DIV, GP], ids=["div", "gp"])
+@BOTH
 def test_a_wgan_finds_both_modes(penalty):
     """Of images that are light at the left or, three in ten, at the right."""
     rng = np.random.default_rng(0)
-    right = rng.uniform(size=2_000) < 0.3
-    modes = np.zeros([2, 8, 8, 1])
-    modes[0, :, :4], modes[1, :, 4:] = 200, 200
-    images = modes[right.astype(int)] + rng.uniform(0, 40, [2_000, 8, 8, 1])
-    model = build(width=16, **penalty, learning_rate=1e-3)
+    modes = np.zeros([2, 32, 32, 1])
+    modes[0, :, :16], modes[1, :, 16:] = 200, 200
+    images = modes[(rng.uniform(size=1_000) < 0.3).astype(int)] + rng.uniform(0, 40, [1_000, 1, 1, 1])
+    model = build(**penalty, learning_rate=2e-3, batches_per_step=3)
 
     def distances():
         """To both modes, in grey levels, of 500 samples."""
@@ -216,7 +155,8 @@ def test_a_wgan_finds_both_modes(penalty):
         return np.sqrt(((samples[None] - 20 - modes[:, None]) ** 2).mean((2, 3, 4)))
 
     assert distances().min() > 40
-    model.fit(data.batches(images.astype(np.uint8), 320, 0, 0, 400), verbose=0)
+    devices.tune(model, (32, 32, 1), 10, model.distribute_strategy)
+    model.fit(datasets.batches(images.astype(np.uint8), 48, 0, 0, 150), verbose=0)
     after = distances()
     assert (after.min(0) < 40).mean() > 0.6
     assert 0.15 < (after.argmin(0) == 1).mean() < 0.5
@@ -224,22 +164,14 @@ def test_a_wgan_finds_both_modes(penalty):
 
 def test_critic_numbers_of_a_known_critic():
     """f is an image's mean; training images are lighter than others, as to a critic that knows them by heart."""
-
-    def critic(images, training):
-        return tf.reduce_mean(images, [1, 2, 3])[:, None]
-
-    levels = {"training": 255, "dev": 204, "test": 153, "generated": 0}
-    sets = {name: np.full([7, 4, 4, 1], level, np.uint8) for name, level in levels.items()}
-    numbers = wgan.test.critic_numbers(critic, sets)
-    assert numbers["critic on training images"] == pytest.approx(1) and numbers["critic on dev images"] < 0.61
-    assert numbers["critic on generated images"] == pytest.approx(-1)
-    assert numbers["critic's estimate that is memorised (share)"] == pytest.approx(0.2)
-    assert numbers["its standard error"] == pytest.approx(0)
-    # Of images of f = 1 and 0, half and half: a variance of 1/4 in each of two means of 8, over an estimate of 1.5.
-    sets = {name: np.repeat(np.uint8([255, level]), 4)[:, None, None, None] for name, level in zip(levels, (128, 128))}
-    sets |= {"test": sets["dev"], "generated": np.zeros([8, 1, 1, 1], np.uint8)}
-    numbers = wgan.test.critic_numbers(critic, sets)
-    assert numbers["its standard error"] == pytest.approx((2 * 0.25 / 8) ** 0.5 / 1.5, rel=0.01)
+    levels = {"training": (255, 255), "dev": (255, 153), "test": (153, 153), "generated": (0, 0)}  # f: 1, 0.6, 0.2, -1
+    sets = {name: np.repeat(np.uint8(pair), 4)[:, None, None, None] for name, pair in levels.items()}
+    numbers = wgan.test.critic_numbers(lambda x, training: tf.reduce_mean(x, [1, 2, 3])[:, None], sets)
+    means = [numbers[f"critic on {name} images"] for name in levels]
+    assert means == pytest.approx([1, 0.6, 0.2, -1], abs=1e-6)
+    assert numbers["critic's estimate that is memorised (share)"] == pytest.approx(0.4 / 2)
+    # Of the dev images' mean alone: a variance of 0.4^2, of eight.
+    assert numbers["its standard error"] == pytest.approx(0.4 / 8**0.5 / 2)
 
 
 def test_generate_is_in_inference_mode():
@@ -248,6 +180,6 @@ def test_generate_is_in_inference_mode():
     noise = np.random.default_rng(0).normal(size=[5, 6]).astype(np.float32)
     np.testing.assert_array_equal(train.to_uint8(generator, noise)[:2], train.to_uint8(generator, noise[:2]))
     drawn = train.generate(generator, 5, 0)
-    assert drawn.shape == (5, 8, 8, 1) and drawn.dtype == np.uint8
+    assert drawn.shape == (5, 32, 32, 1) and drawn.dtype == np.uint8
     np.testing.assert_array_equal(drawn, train.generate(generator, 5, 0))
     assert (drawn != train.generate(generator, 5, 1)).any()

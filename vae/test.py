@@ -1,46 +1,65 @@
 """Measures a VAE that train.py left, and draws its figures."""
 
-from common import plots, run  # before TensorFlow, whose start-up messages it keeps from the terminal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
+from common import evaluation, plots  # before TensorFlow, whose messages it keeps quiet
 
 # isort: split
+import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
-from common.run import latent_space, read_log
+from common.checkpoint import read_log
+from common.evaluation import latent_path, siblings
 from vae.train import CURVES, RUNS, bernoulli_loss, generate, kl_divergence, mean_squared_error, to_uint8
 
 # Of CelebA's 40: those of the reports, then some that cover much of a picture.
 ATTRIBUTES = ["Male", "Smiling", "Blond_Hair", "Black_Hair", "Eyeglasses", "Young"]
 
 
-def report(run, networks, images):
+def report(experiment, networks, images):
     """Reconstructions, the latent grids, t-SNE; the ELBO or the MSE, linear probes of the codes, active units.
 
-    And the dev set's curves of all rows that were trained on the same images, in one figure.
+    And the curves of all rows that were trained on the same images, in one figure.
     """
     encoder, decoder = networks["encoder"], networks["decoder"]
     codes = {name: encode(encoder, part.images) for name, part in (("dev", images.dev), ("test", images.test))}
 
     shown = images.test.images[:10]
     rows = {"test image": shown, "reconstruction": to_uint8(decoder, codes["test"][0][:10])}
-    plots.pairs(rows, run.folder / "reconstructions.png", f"{run.title}: decoded from the code's mean")
+    plots.pairs(rows, experiment.folder / "reconstructions.png", f"{experiment.title}: decoded from the code's mean")
     panels = {
         "dev images": images.dev.images[:64],
         "reconstructions": to_uint8(decoder, codes["dev"][0][:64]),
-        "samples": generate(decoder, 64, run.seed),
+        "samples": generate(decoder, 64, experiment.seed),
     }
-    plots.pictures(panels, run.folder / "dev_sheet.png", run.title)
+    plots.pictures(panels, experiment.folder / "dev_sheet.png", experiment.title)
     del panels["dev images"]  # CelebA's may not be published
-    plots.pictures(panels, run.folder / "decoded.png", run.title)
+    plots.pictures(panels, experiment.folder / "decoded.png", experiment.title)
 
-    logs = {name: read_log(folder) for name, folder in run.siblings(RUNS, images.source).items()}
-    panels = {label: column for label, (column,) in CURVES.items() if column != "loss"}
-    plots.compared(logs, panels, run.folder / "compared.png", "dev set")
+    logs = {name: read_log(folder) for name, folder in siblings(experiment, RUNS, images.source).items()}
+    panels = {label: column for label, (column,) in CURVES.items()}
+    plots.compared(logs, panels, experiment.folder / "compared.png", f"{images.source}: dev set")
 
-    own = latent_space(run, images, lambda codes: to_uint8(decoder, codes), decoder.input_shape[-1])
+    def draw(codes):
+        return to_uint8(decoder, codes)
+
+    corners, beyond = codes["test"][0][:4], np.linspace(-0.5, 1.5, 29)
+    plots.latent_grids(draw, corners, beyond, experiment.folder, experiment.title, "the codes of four test images")
+    latent_dim = decoder.input_shape[-1]
+    own = latent_path(experiment, images, draw, lambda n, seed: tf.random.stateless_normal([n, latent_dim], seed))
     for name, part in (("dev", images.dev), ("test", images.test)):
-        own |= numbers(decoder, name, part.images, *codes[name], run)
+        own |= numbers(decoder, name, part.images, *codes[name], experiment)
+    if experiment.row["model"]["network"] == "A":
+        inner = decoder.get_layer("decoder")
+        drawn = sample_codes(*codes["test"], experiment.seed)
+        dense = next(layer for layer in encoder.layers if isinstance(layer, keras.layers.Dense))
+        pixels = images.test.images.astype(np.float32) / 255.0
+        own["units alive in the encoder's dense layer"] = units_alive(encoder, dense, pixels)
+        own["units alive in the decoder's first layer"] = units_alive(inner, inner.get_layer("hidden"), drawn)
     # Burda et al. 2016, section 5.2: the units whose mean varies over the data by more than 0.01.
     own["active units"] = int((codes["test"][0].var(0) > 0.01).sum())
 
@@ -51,8 +70,8 @@ def report(run, networks, images):
         own |= {f"linear probe, {labels} (accuracy)": accuracy, f"chance, {labels} (accuracy)": chance}
         names = images.names if labels == "class" else [f"not {labels}", labels]
         panels[f"{labels}: linear probe {accuracy:.1%}, chance {chance:.1%}"] = asked, names
-    title = f"{run.title}: t-SNE of {{count:,}} test codes (means)"
-    plots.tsne(codes["test"][0], panels, run.folder / "tsne.png", title)
+    title = f"{experiment.title}: t-SNE of {{count:,}} test codes (means)"
+    plots.tsne(codes["test"][0], panels, experiment.folder / "tsne.png", title)
     return own
 
 
@@ -63,30 +82,44 @@ def encode(encoder, images):
     return [np.concatenate(output) for output in zip(*parts)]
 
 
-def numbers(decoder, name, images, means, log_variances, run):
-    """The KL in nats and the ELBO, one code drawn for each image; of colour images the MSE, decoded from the mean.
+def sample_codes(means, log_variances, seed):
+    """A code of q(z|x) for each image (n, latent_dim), a function of `seed`."""
+    return means + tf.exp(0.5 * log_variances) * tf.random.stateless_normal(means.shape, [seed, -4])
 
-    (The log's dev_mse, by which the step is chosen, is of a code drawn for each image, as in training.)
-    """
+
+def numbers(decoder, name, images, means, log_variances, experiment):
+    """The KL in nats, and the ELBO or the MSE: of a code drawn for each image, the MSE of the codes' means too."""
     kl = float(kl_divergence(means, log_variances).numpy().mean())
-    logits = decoder.get_layer("decoder")  # the decoder as trained, before the sigmoid
-    bernoulli = run.row["reconstruction"] == "bernoulli"
-    loss, codes = mean_squared_error, means
-    if bernoulli:
-        noise = tf.random.stateless_normal(means.shape, [run.seed, -4])
-        loss, codes = bernoulli_loss, means + tf.exp(0.5 * log_variances) * noise
-    starts = range(0, len(images), 250)
-    parts = [
-        loss(images[i : i + 250].astype(np.float32) / 255.0, logits(codes[i : i + 250], training=False)) for i in starts
-    ]
-    error = float(np.concatenate(parts).mean())
-    if not bernoulli:
-        return {f"{name} MSE": error, f"{name} KL (nats)": kl}
+    codes = sample_codes(means, log_variances, experiment.seed)
+    if experiment.row["model"]["reconstruction"] == "bernoulli":
+        logits = decoder.get_layer("decoder")  # the decoder as trained, before the sigmoid
+        error = mean_loss(bernoulli_loss, logits, images, codes)
+        return {
+            f"{name} ELBO (nats)": -error - kl,
+            f"{name} reconstruction (nats)": error,
+            f"{name} KL (nats)": kl,
+        }
     return {
-        f"{name} ELBO (nats)": -error - kl,
-        f"{name} reconstruction (nats)": error,
+        f"{name} MSE": mean_loss(mean_squared_error, decoder, images, means),
+        f"{name} MSE, sampled codes": mean_loss(mean_squared_error, decoder, images, codes),
         f"{name} KL (nats)": kl,
     }
+
+
+def mean_loss(loss, decoder, images, codes):
+    """The mean of `loss` over uint8 images (n, H, W, C) and what `decoder` makes of codes (n, latent_dim)."""
+    starts = range(0, len(images), 250)
+    parts = [
+        loss(images[i : i + 250].astype(np.float32) / 255.0, decoder(codes[i : i + 250], training=False))
+        for i in starts
+    ]
+    return float(np.concatenate(parts).mean())
+
+
+def units_alive(network, layer, inputs):
+    """How many units of a network's hidden layer, a ReLU, are above 0 for some of the inputs (n, ...)."""
+    hidden = keras.Model(network.inputs, layer.output)
+    return int((hidden.predict(inputs, batch_size=250, verbose=0) > 0).any(0).sum())
 
 
 def probe(codes, labels, test_codes, test_labels):
@@ -100,4 +133,4 @@ def probe(codes, labels, test_codes, test_labels):
 
 
 if __name__ == "__main__":
-    run.test(RUNS, ("decoder", "encoder"), generate, CURVES, report)
+    evaluation.test(RUNS, ("decoder", "encoder"), generate, CURVES, report)

@@ -6,76 +6,152 @@ Both learn to maximise the evidence lower bound (ELBO) on log p(x); its negative
 
     L = E_q(z|x)[-log p(x|z)] + KL(q(z|x) || N(0, I)),    KL = 1/2 sum(mean^2 + var - 1 - log var)
 
-On faces the reports B and C minimise, of images of D values and codes of d dimensions, with a weight w of theirs,
+beta-VAE (Higgins et al. 2017, eq. 4) weighs the KL with a beta above 1, for disentangled codes. With p(x|z) a Gaussian
+of fixed variance the first term is a weighted mean squared error (MSE). Reports B, C and D minimise, up to a factor,
 
-    L = |x - decoded|^2 / D + w KL / d,
-
-up to a factor and a constant the former for p(x|z) a Gaussian of variance w D / 2d around the decoded image.
-
-beta-VAE (Higgins et al. 2017, eq. 4) weighs the KL with a beta above 1, for disentangled codes. Report D's,
-with p(x|z) a Gaussian of variance 1/2, has up to a constant
-
-    L = |x - decoded|^2 + beta KL
+    L = weight * MSE + kl_weight * KL
 """
 
 import os
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 if __name__ == "__main__":
-    from common import run  # before TensorFlow, whose start-up messages it keeps from the terminal
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
+    from common.training import train  # before TensorFlow, whose messages it keeps quiet
 
 import keras
 import tensorflow as tf
 from keras import layers
 
-# One row per experiment, the first is the default. `network`: of the report of that name. `reported`: the figures of
-# the reports. Of the MNIST rows A names no optimiser; of celeba_z128 B names no batch size and no length, nor does D of
-# its own, whose loss's reductions are open too: ours.
+# One row per experiment, the first is the default. `network`: that of the report of this name. `reported`: by source,
+# the figures of the reports under the names of our measures; {step: value} is a curve, a column of log.csv.
+# The KL is summed over the dimensions: where a report takes their mean, the weight is divided by their number, and D's
+# KL lacks the 1/2. D's images are in [0, 255].
 RUNS = {
     "mnist_z100": dict(
-        dataset="mnist", batch_size=32, steps=25_000, network="A", latent_dim=100,
-        reconstruction="bernoulli", kl_weight=1.0, optimizer="Adam", beta_1=0.9, learning_rate=1e-3,
-        reported={"A": {"FID": 25.411}, "E": {"FID": 26.21}},
+        dataset="mnist", batch_size=32, steps=25_000,
+        model=dict(
+            network="A", latent_dim=100, reconstruction="bernoulli", weight=1.0, kl_weight=1.0,
+            optimizer="Adam", beta_1=0.9, learning_rate=1e-3,
+        ),
+        reported={
+            "A, text": {"FID (Inception, 3,000 training images)": 25.411},
+            "A, figure": {"dev_loss": {25_000: 145}, "dev_reconstruction": {25_000: 123}, "dev_kl": {25_000: 21.71}},
+            "E, text": {"FID (Inception, 3,000 training images)": 26.21},
+            "E, figure": {
+                "dev_loss": {10_000: 149.6, 25_000: 145}, "dev_reconstruction": {14_000: 125.9, 25_000: 122.5},
+                "dev_kl": {25_000: 22.5},
+            },
+        },
     ),
     "mnist_z3": dict(
-        dataset="mnist", batch_size=32, steps=25_000, network="A", latent_dim=3,
-        reconstruction="bernoulli", kl_weight=1.0, optimizer="Adam", beta_1=0.9, learning_rate=1e-3,
-        reported={"A": {"FID": 112.661}, "E": {"FID": 102.1}},
+        dataset="mnist", batch_size=32, steps=25_000,
+        model=dict(
+            network="A", latent_dim=3, reconstruction="bernoulli", weight=1.0, kl_weight=1.0,
+            optimizer="Adam", beta_1=0.9, learning_rate=1e-3,
+        ),
+        reported={
+            "A, text": {"FID (Inception, 3,000 training images)": 112.661},
+            "A, figure": {"dev_loss": {25_000: 271}, "dev_reconstruction": {25_000: 271}, "dev_kl": {25_000: 0.000002}},
+            "E, text": {"FID (Inception, 3,000 training images)": 102.1},
+            "E, figure": {
+                "dev_loss": {10_000: 212.4, 25_000: 207}, "dev_reconstruction": {14_000: 205, 25_000: 200},
+                "dev_kl": {25_000: 6.4},
+            },
+        },
     ),
     "mnist_z10": dict(
-        dataset="mnist", batch_size=32, steps=25_000, network="A", latent_dim=10,
-        reconstruction="bernoulli", kl_weight=1.0, optimizer="Adam", beta_1=0.9, learning_rate=1e-3,
-        reported={"A": {"FID": 46.601}, "E": {"FID": 95.49}},
+        dataset="mnist", batch_size=32, steps=25_000,
+        model=dict(
+            network="A", latent_dim=10, reconstruction="bernoulli", weight=1.0, kl_weight=1.0,
+            optimizer="Adam", beta_1=0.9, learning_rate=1e-3,
+        ),
+        reported={
+            "A, text": {"FID (Inception, 3,000 training images)": 46.601},
+            "A, figure": {"dev_loss": {25_000: 187}, "dev_reconstruction": {25_000: 178}, "dev_kl": {25_000: 8.52}},
+            "E, text": {"FID (Inception, 3,000 training images)": 95.49},
+            "E, figure": {
+                "dev_loss": {10_000: 206.7, 25_000: 201}, "dev_reconstruction": {14_000: 198.4, 25_000: 195},
+                "dev_kl": {25_000: 6.4},
+            },
+        },
     ),
     "mnist_z64": dict(
-        dataset="mnist", batch_size=32, steps=25_000, network="A", latent_dim=64,
-        reconstruction="bernoulli", kl_weight=1.0, optimizer="Adam", beta_1=0.9, learning_rate=1e-3,
-        reported={"A": {"FID": 25.929}},
+        dataset="mnist", batch_size=32, steps=25_000,
+        model=dict(
+            network="A", latent_dim=64, reconstruction="bernoulli", weight=1.0, kl_weight=1.0,
+            optimizer="Adam", beta_1=0.9, learning_rate=1e-3,
+        ),
+        reported={"A, text": {"FID (Inception, 3,000 training images)": 25.929}},
     ),
-    "cifar10_beta2": dict(
-        dataset="cifar10", batch_size=64, steps=50_000, network="D", latent_dim=100,
-        reconstruction="squared_error", kl_weight=2.0, optimizer="Adam", beta_1=0.9, learning_rate=1e-4,
-        reported={"D": {}},
+    "cifar10_beta2": dict(  # 50 epochs of 50,000 images
+        dataset="cifar10", batch_size=64, steps=39_100,
+        model=dict(
+            network="D", latent_dim=100, reconstruction="mse", weight=255.0**2, kl_weight=2 * 2.0,
+            optimizer="Adam", beta_1=0.9, learning_rate=1e-4,
+        ),
+        reported={
+            "D, figure": {
+                "mse": {
+                    782: 0.2537, 3_128: 0.0723, 3_910: 0.0384, 4_692: 0.0246, 5_474: 0.0192, 7_820: 0.0146,
+                    16_422: 0.0123, 39_100: 0.0105,
+                },
+                "kl": {782: 24.5, 3_128: 41.5, 4_692: 46, 7_820: 52.5, 16_422: 58.5, 39_100: 64},
+            },
+            "D, 64 of its pictures (64 real ones: 4.8)": {"FID (classifier), 64 pictures": 28},
+        },
     ),
     "cifar10_beta4": dict(
-        dataset="cifar10", batch_size=64, steps=50_000, network="D", latent_dim=100,
-        reconstruction="squared_error", kl_weight=4.0, optimizer="Adam", beta_1=0.9, learning_rate=1e-4,
-        reported={"D": {}},
+        dataset="cifar10", batch_size=64, steps=39_100,
+        model=dict(
+            network="D", latent_dim=100, reconstruction="mse", weight=255.0**2, kl_weight=2 * 4.0,
+            optimizer="Adam", beta_1=0.9, learning_rate=1e-4,
+        ),
+        reported={
+            "D, figure": {"mse": {39_100: 0.0123}, "kl": {39_100: 42}},
+            "D, 64 of its pictures (64 real ones: 4.8)": {"FID (classifier), 64 pictures": 28},
+        },
     ),
     "cifar10_beta6": dict(
-        dataset="cifar10", batch_size=64, steps=50_000, network="D", latent_dim=100,
-        reconstruction="squared_error", kl_weight=6.0, optimizer="Adam", beta_1=0.9, learning_rate=1e-4,
-        reported={"D": {}},
+        dataset="cifar10", batch_size=64, steps=39_100,
+        model=dict(
+            network="D", latent_dim=100, reconstruction="mse", weight=255.0**2, kl_weight=2 * 6.0,
+            optimizer="Adam", beta_1=0.9, learning_rate=1e-4,
+        ),
+        reported={
+            "D, figure": {"mse": {39_100: 0.0143}, "kl": {39_100: 32}},
+            "D, 64 of its pictures (64 real ones: 4.8)": {"FID (classifier), 64 pictures": 30},
+        },
     ),
     "celeba_z512": dict(  # 200 epochs of 40,000 images
-        dataset="celeba", batch_size=64, steps=125_000, keep="dev_mse", network="C", latent_dim=512,
-        reconstruction="mse", kl_weight=1e-2, optimizer="Adam", beta_1=0.5, learning_rate=2e-4,
-        reported={"C": {"test MSE": 0.005205}},
+        dataset="celeba", batch_size=64, steps=125_000, keep="dev_loss",
+        model=dict(
+            network="C", latent_dim=512, reconstruction="mse", weight=1.0, kl_weight=1e-2 / 512,
+            optimizer="Adam", beta_1=0.5, learning_rate=2e-4,
+        ),
+        reported={"C, text": {"test MSE, sampled codes": 0.005205}},
     ),
-    "celeba_z128": dict(  # 50 epochs
-        dataset="celeba", batch_size=64, steps=31_250, keep="dev_mse", network="B", latent_dim=128,
-        reconstruction="mse", kl_weight=5e-3, optimizer="Adamax", beta_1=0.9, learning_rate=5e-4,
-        reported={"B": {"test MSE": 0.0076}},
+    "celeba_z512_weak_kl": dict(  # C's own trial
+        dataset="celeba", batch_size=64, steps=125_000, keep="dev_loss",
+        model=dict(
+            network="C", latent_dim=512, reconstruction="mse", weight=1.0, kl_weight=1e-5 / 512,
+            optimizer="Adam", beta_1=0.5, learning_rate=2e-4,
+        ),
+        reported={"C": {}},
+    ),
+    "celeba_z128": dict(  # 10 epochs of 1,225 batches
+        dataset="celeba", batch_size=32, steps=12_250,
+        model=dict(
+            network="B", latent_dim=128, reconstruction="mse", weight=1.0, kl_weight=5e-3 / 128,
+            optimizer="Adamax", beta_1=0.9, learning_rate=5e-4,
+        ),
+        reported={
+            "B, text": {"test MSE": 0.0076},
+            "B, figure": {"mse": {4_000: 0.010, 12_250: 0.0076}, "kl": {12_250: 0.58 * 128}},
+        },
     ),
 }  # fmt: skip
 
@@ -83,100 +159,135 @@ RUNS = {
 CURVES = {
     "loss": ["loss"],
     "reconstruction loss (nats)": ["reconstruction"],
-    "squared error, summed over the image": ["squared_error"],
-    "mean squared error": ["mse"],
+    "mean squared error, pixels in [0, 1]": ["mse"],
     "KL (nats)": ["kl"],
 }
 
-
-def encoder_a():
-    """The hidden layers of A's encoder of 32x32 images; widths ours."""
-    return [layers.Conv2D(c, 4, 2, "same", activation="relu") for c in (32, 64, 128)]  # 16x16, 8x8, 4x4
+normal = keras.initializers.RandomNormal
+truncated = keras.initializers.TruncatedNormal
 
 
-def decoder_a(channels):
-    """A's decoder, to the logits of `channels`; widths ours."""
-    network = [layers.Dense(4 * 4 * 128, activation="relu"), layers.Reshape([4, 4, 128])]
-    network += [layers.Conv2DTranspose(c, 4, 2, "same", activation="relu") for c in (64, 32)]  # 8x8, 16x16
-    return [*network, layers.Conv2DTranspose(channels, 4, 2, "same")]
+def uniform(fan_in):
+    """Arguments of a layer: PyTorch's default initial weights and biases, U(-1, 1) / sqrt(fan_in).
+
+    The fan in of a transposed convolution it counts over the output channels.
+    """
+    bound = fan_in**-0.5
+    return {f"{name}_initializer": keras.initializers.RandomUniform(-bound, bound) for name in ("kernel", "bias")}
 
 
-def encoder_b():
-    """B's, of 64x64 images."""
-    network = []
+def batch_norm(**options):
+    """Batch norm with the momentum and epsilon of all reports."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **options)
+
+
+def heads(x, latent_dim, initializers):
+    """The mean and the log-variance of q(z|x), float32 also in mixed precision."""
+    return [layers.Dense(latent_dim, dtype="float32", name=name, **initializers())(x)
+            for name in ("mean", "log_variance")]  # fmt: skip
+
+
+def encoder_a(x, latent_dim):
+    """A's and E's, of 32x32 images. Units of its dense layer may be 0 for every image: the code then tells less."""
+    for channels, strides in ((16, 1), (32, 2), (32, 1), (16, 2)):  # 32x32, 16x16, 16x16, 8x8
+        x = layers.Conv2D(channels, 3, strides, "same", activation="relu", **uniform(9 * x.shape[-1]))(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(2 * latent_dim, activation="relu", **uniform(x.shape[-1]))(x)
+    return heads(x, latent_dim, lambda: uniform(2 * latent_dim))
+
+
+def decoder_a(x, channels):
+    """A's and E's."""
+    latent_dim = x.shape[-1]
+    x = layers.Dense(latent_dim, activation="relu", name="hidden", **uniform(latent_dim))(x)
+    x = layers.Dense(8 * 8 * 16, **uniform(latent_dim))(x)
+    x = layers.Reshape([8, 8, 16])(x)
+    for c, strides in ((32, 2), (32, 1), (16, 2)):  # 16x16, 16x16, 32x32
+        x = layers.Conv2DTranspose(c, 3, strides, "same", activation="relu", **uniform(9 * c))(x)
+    return layers.Conv2DTranspose(channels, 3, 1, "same", **uniform(9 * channels))(x)
+
+
+def encoder_b(x, latent_dim):
+    """B's, of 64x64 images; initial weights ours, PyTorch's."""
     for channels, size in ((128, 3), (256, 5), (512, 5)):  # 32x32, 16x16, 8x8
-        network += [layers.Conv2D(channels, size, 1, "same", activation="relu") for _ in range(2)]
-        network += [layers.MaxPooling2D()]
-    return network
+        for _ in range(2):
+            x = layers.Conv2D(channels, size, 1, "same", activation="relu", **uniform(size**2 * x.shape[-1]))(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Flatten()(x)
+    return heads(x, latent_dim, lambda: uniform(x.shape[-1]))
 
 
-def decoder_b(channels):
-    """B's, to 64x64 images."""
-    network = [layers.Dense(8 * 8 * 512, activation="relu"), layers.Reshape([8, 8, 512])]
-    network += [layers.Conv2DTranspose(512, 4, 2, "same", activation="relu") for _ in range(2)]  # 16x16, 32x32
-    return [*network, layers.Conv2DTranspose(channels, 4, 2, "same")]
+def decoder_b(x, channels):
+    """B's."""
+    x = layers.Dense(8 * 8 * 512, **uniform(x.shape[-1]))(x)
+    x = layers.Reshape([8, 8, 512])(x)
+    for _ in range(2):  # 16x16, 32x32
+        x = layers.Conv2DTranspose(512, 4, 2, "same", activation="relu", **uniform(16 * 512))(x)
+    return layers.Conv2DTranspose(channels, 4, 2, "same", **uniform(16 * channels))(x)
 
 
-def encoder_c():
-    """C's, of 64x64 images; widths ours."""
-    network = []
+def encoder_c(x, latent_dim):
+    """C's, of 64x64 images."""
     for channels in (32, 64, 128, 256):  # 32x32, 16x16, 8x8, 4x4
-        network += [layers.Conv2D(channels, 4, 2, "same", use_bias=False), batch_norm(), layers.LeakyReLU(0.01)]
-    return network
+        x = layers.Conv2D(channels, 5, 2, "same", kernel_initializer=truncated(stddev=0.02))(x)
+        x = layers.LeakyReLU(0.01)(batch_norm()(x))
+    return heads(layers.Flatten()(x), latent_dim, lambda: dict(kernel_initializer=normal(stddev=0.02)))
 
 
-def decoder_c(channels):
-    """C's, to 64x64 images; widths ours."""
-    network = [layers.Dense(4 * 4 * 256, use_bias=False), batch_norm(), layers.LeakyReLU(0.01)]
-    network += [layers.Reshape([4, 4, 256])]
-    for c in (128, 64, 32):  # 8x8, 16x16, 32x32
-        network += [layers.Conv2DTranspose(c, 4, 2, "same", use_bias=False)]
-        network += [batch_norm(), layers.LeakyReLU(0.01)]
-    return [*network, layers.Conv2DTranspose(channels, 4, 2, "same")]
+def decoder_c(x, channels):
+    """C's, which ends in tanh(y) / 2 + 1/2: the sigmoid of 2y."""
+    x = layers.Dense(4 * 4 * 256, kernel_initializer=normal(stddev=0.02))(x)
+    x = layers.Reshape([4, 4, 256])(x)
+    for c in (128, 64, 32, channels):  # 8x8, 16x16, 32x32, 64x64
+        x = layers.LeakyReLU(0.01)(batch_norm()(x))
+        x = layers.Conv2DTranspose(c, 4, 2, "same", kernel_initializer=normal(stddev=0.02))(x)
+    return layers.Rescaling(2.0)(x)
 
 
-def batch_norm():
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+def encoder_d(x, latent_dim):
+    """D's, of 32x32 images, which it has in [0, 255]; initial weights of the dense layers ours, PyTorch's."""
+    x = layers.Rescaling(255.0)(x)
+    shapes = (32, 4, 2, "same"), (64, 4, 2, "same"), (128, 3, 1, "same"), (128, 4, 2, "same"), (256, 4, 1, "valid")
+    for shape in shapes:  # 16x16, 8x8, 8x8, 4x4, 1x1
+        x = layers.Conv2D(*shape, activation="relu", kernel_initializer=truncated(stddev=0.02))(x)
+        x = batch_norm(gamma_initializer=truncated(1.0, 0.02))(x)
+    x = layers.Dense(1024, **uniform(256))(layers.Flatten()(x))
+    return heads(x, latent_dim, lambda: uniform(1024))
 
 
-def encoder_d():
-    """D's, of 32x32 images; activations ours."""
-    sizes = (32, 2), (64, 2), (128, 1), (128, 2)  # 16x16, 8x8, 8x8, 4x4
-    network = [layers.Conv2D(c, 4, strides, "same", activation="relu") for c, strides in sizes]
-    network += [layers.Conv2D(256, 4, activation="relu"), layers.Flatten()]  # 1x1
-    return [*network, layers.Dense(1024, activation="relu")]
+def decoder_d(x, channels):
+    """D's, without a last activation."""
+    for units in (1024, 4 * 4 * 256):
+        x = layers.Dense(units, activation="relu", **uniform(x.shape[-1]))(x)
+    x = layers.Reshape([4, 4, 256])(x)
+    for shape in ((256, 4, 2), (256, 3, 1), (128, 4, 2), (128, 3, 1), (64, 4, 2)):  # 8x8, 8x8, 16x16, 16x16, 32x32
+        x = layers.Conv2DTranspose(*shape, "same", activation="relu", kernel_initializer=truncated(stddev=0.02))(x)
+        x = batch_norm(gamma_initializer=truncated(1.0, 0.02))(x)
+    x = layers.Conv2DTranspose(channels, 3, 1, "same", kernel_initializer=truncated(stddev=0.02))(x)
+    return layers.Rescaling(1 / 255)(x)
 
 
-def decoder_d(channels):
-    """D's, to 32x32 images; activations ours."""
-    network = [layers.Dense(c, activation="relu") for c in (1024, 4 * 4 * 256)] + [layers.Reshape([4, 4, 256])]
-    sizes = (256, 4, 2), (256, 3, 1), (128, 4, 2), (128, 3, 1), (64, 4, 2)  # 8x8, 8x8, 16x16, 16x16, 32x32
-    network += [layers.Conv2DTranspose(*size, "same", activation="relu") for size in sizes]
-    return [*network, layers.Conv2DTranspose(channels, 3, 1, "same")]
-
-
+# By report: the encoder, the decoder, and what turns the decoder's output into pixels.
 NETWORKS = {
-    "A": (encoder_a, decoder_a),
-    "B": (encoder_b, decoder_b),
-    "C": (encoder_c, decoder_c),
-    "D": (encoder_d, decoder_d),
+    "A": (encoder_a, decoder_a, tf.sigmoid),
+    "B": (encoder_b, decoder_b, tf.sigmoid),
+    "C": (encoder_c, decoder_c, tf.sigmoid),
+    "D": (encoder_d, decoder_d, tf.identity),
 }
 
 
-def build_encoder(image_shape, network, latent_dim):
-    """Images (batch, *image_shape) in [0, 1] to q's mean and log-variance, each (batch, latent_dim)."""
-    x = images = keras.Input(image_shape, name="images")
-    for layer in [*NETWORKS[network][0](), layers.Flatten()]:
-        x = layer(x)
-    # Both networks' outputs are float32 also in mixed precision.
-    outputs = [layers.Dense(latent_dim, dtype="float32", name=name)(x) for name in ("mean", "log_variance")]
-    return keras.Model(images, outputs, name="encoder")
+def build_networks(image_shape, network, latent_dim):
+    """The encoder and the decoder.
 
-
-def build_decoder(image_shape, network, latent_dim):
-    """Codes (batch, latent_dim) to the logits (batch, *image_shape) of the pixels."""
-    network, as_float32 = NETWORKS[network][1](image_shape[-1]), layers.Activation("linear", dtype="float32")
-    return keras.Sequential([keras.Input([latent_dim], name="codes"), *network, as_float32], name="decoder")
+    Returns:
+        Images (batch, *image_shape) in [0, 1] to q's mean and log-variance, each (batch, latent_dim);
+        codes (batch, latent_dim) to the pixels (batch, *image_shape) before the last activation.
+    """
+    encode, decode, _ = NETWORKS[network]
+    images, codes = keras.Input(image_shape, name="images"), keras.Input([latent_dim], name="codes")
+    encoder = keras.Model(images, encode(images, latent_dim), name="encoder")
+    outputs = layers.Activation("linear", dtype="float32")(decode(codes, image_shape[-1]))  # also in mixed precision
+    return encoder, keras.Model(codes, outputs, name="decoder")
 
 
 def bernoulli_loss(images, logits):
@@ -184,14 +295,9 @@ def bernoulli_loss(images, logits):
     return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(images, logits), [1, 2, 3])
 
 
-def squared_error(images, logits):
-    """(batch,): the sum over the image's values, in [0, 1]."""
-    return tf.reduce_sum((images - tf.sigmoid(logits)) ** 2, [1, 2, 3])
-
-
-def mean_squared_error(images, logits):
+def mean_squared_error(images, decoded):
     """(batch,): the mean over the image's values, in [0, 1]."""
-    return tf.reduce_mean((images - tf.sigmoid(logits)) ** 2, [1, 2, 3])
+    return tf.reduce_mean((images - decoded) ** 2, [1, 2, 3])
 
 
 def kl_divergence(mean, log_variance):
@@ -200,14 +306,13 @@ def kl_divergence(mean, log_variance):
 
 
 class VAE(keras.Model):
-    def __init__(self, encoder, decoder, reconstruction, kl_weight, seed):
+    """The encoder and the decoder, with one optimizer."""
+
+    def __init__(self, encoder, decoder, to_pixels, reconstruction, weight, kl_weight, seed):
         super().__init__()
-        self.encoder, self.decoder, self.seed = encoder, decoder, seed
-        self.reconstruction_loss, self.kl_weight, term = {
-            "bernoulli": (bernoulli_loss, kl_weight, "reconstruction"),
-            "squared_error": (squared_error, kl_weight, "squared_error"),
-            "mse": (mean_squared_error, kl_weight / decoder.input_shape[-1], "mse"),
-        }[reconstruction]
+        self.encoder, self.decoder, self.to_pixels, self.seed = encoder, decoder, to_pixels, seed
+        self.reconstruction, self.weight, self.kl_weight = reconstruction, weight, kl_weight
+        term = "reconstruction" if reconstruction == "bernoulli" else "mse"
         self.means = [keras.metrics.Mean(name) for name in ("loss", term, "kl")]
         self.built = True
 
@@ -216,21 +321,25 @@ class VAE(keras.Model):
         return self.means
 
     def networks(self):
-        """What is saved, by name; `generate` draws from the first."""
+        """What is saved, by name; `generate` draws from the first, whose images are in [0, 1]."""
         codes = keras.Input(self.decoder.input_shape[1:], name="codes")
-        decoder = keras.Sequential(
-            [codes, self.decoder, layers.Activation("sigmoid", dtype="float32", name="sigmoid")], name="decoder"
-        )
-        return {"decoder": decoder, "encoder": self.encoder}
+        last = layers.Activation("sigmoid", dtype="float32")
+        if self.to_pixels is tf.identity:
+            last = layers.ReLU(max_value=1.0, dtype="float32")  # cuts to [0, 1]
+        return {"decoder": keras.Sequential([codes, self.decoder, last], name="decoder"), "encoder": self.encoder}
 
     def loss_terms(self, images, seed, training):
-        """The loss and its two terms, means over the batch of uint8 `images` (batch, H, W, C)."""
+        """The loss, the reconstruction's term and the KL: means over uint8 images (batch, H, W, C)."""
         images = tf.cast(images, tf.float32) / 255.0
         mean, log_variance = self.encoder(images, training=training)
         codes = mean + tf.exp(0.5 * log_variance) * tf.random.stateless_normal(tf.shape(mean), seed)
-        reconstruction = tf.reduce_mean(self.reconstruction_loss(images, self.decoder(codes, training=training)))
+        outputs = self.decoder(codes, training=training)
+        if self.reconstruction == "bernoulli":
+            reconstruction = tf.reduce_mean(bernoulli_loss(images, outputs))
+        else:
+            reconstruction = tf.reduce_mean(mean_squared_error(images, self.to_pixels(outputs)))
         kl = tf.reduce_mean(kl_divergence(mean, log_variance))
-        return reconstruction + self.kl_weight * kl, reconstruction, kl
+        return self.weight * reconstruction + self.kl_weight * kl, reconstruction, kl
 
     def track(self, *values, weight=None):
         for mean, value in zip(self.means, values):
@@ -252,19 +361,21 @@ class VAE(keras.Model):
         return self.track(*self.loss_terms(images, [self.seed, -1], False), weight=tf.shape(images)[0])
 
 
-def build(image_shape, *, network, latent_dim, reconstruction, kl_weight, optimizer, beta_1, learning_rate, seed=0):
+def build(
+    image_shape, *, network, latent_dim, reconstruction, weight, kl_weight, optimizer, beta_1, learning_rate, seed=0
+):
     """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape`.
 
     Args:
         image_shape: 32x32 for network "A" and "D", 64x64 for "B" and "C".
-        reconstruction: "bernoulli" for the negative ELBO in nats, "squared_error" for beta-VAE's loss, "mse" for that
-            on faces.
-        kl_weight: of the KL, which is summed over the dimensions, for "mse" their mean. Beta.
-        optimizer: a class of keras.optimizers.
+        reconstruction: "bernoulli" for -log p(x|z) in nats, or "mse", of pixels in [0, 1].
+        weight: of the reconstruction's term.
+        kl_weight: of the KL in nats, which is summed over the dimensions. Beta.
+        optimizer: the name of a class of keras.optimizers.
     """
     keras.utils.set_random_seed(seed)
-    encoder, decoder = (part(image_shape, network, latent_dim) for part in (build_encoder, build_decoder))
-    model = VAE(encoder, decoder, reconstruction, kl_weight, seed)
+    encoder, decoder = build_networks(image_shape, network, latent_dim)
+    model = VAE(encoder, decoder, NETWORKS[network][2], reconstruction, weight, kl_weight, seed)
     model.compile(getattr(keras.optimizers, optimizer)(learning_rate, beta_1))
     model.optimizer.build(model.trainable_variables)
     return model
@@ -282,4 +393,4 @@ def to_uint8(decoder, codes):
 
 
 if __name__ == "__main__":
-    run.train(RUNS, build, generate, CURVES)
+    train(RUNS, build, generate, CURVES)

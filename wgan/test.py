@@ -1,23 +1,29 @@
 """Measures a WGAN that train.py left, and draws its figures."""
 
-from common import run  # before TensorFlow, whose start-up messages it keeps from the terminal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
+from common import evaluation  # before TensorFlow, whose messages it keeps quiet
 
 # isort: split
 import numpy as np
 
-from common.run import latent_space
-from wgan.train import CURVES, RUNS, generate, to_uint8
+from common.evaluation import latent_space
+from wgan.train import CURVES, RUNS, generate, sample_noise, to_uint8
 
 
-def report(run, networks, images):
+def report(experiment, networks, images):
     """The latent grids; what the critic makes of images it was trained on, of others, and of generated ones."""
     generator, critic = networks["generator"], networks["critic"]
-    own = latent_space(run, images, lambda noise: to_uint8(generator, noise), generator.input_shape[-1])
+    own = latent_space(
+        experiment, images, lambda noise: to_uint8(generator, noise), lambda *args: sample_noise(generator, *args)
+    )
     count = len(images.dev.images)
     sets = {name: part.images for name, part in images.splits().items()}
     # All over the training images, which MNIST orders by writer.
     sets["training"] = sets["training"][:: max(1, len(sets["training"]) // count)]
-    return own | critic_numbers(critic, sets | {"generated": generate(generator, count, run.seed)})
+    return own | critic_numbers(critic, sets | {"generated": generate(generator, count, experiment.seed)})
 
 
 def critic_numbers(critic, sets):
@@ -39,11 +45,11 @@ def critic_numbers(critic, sets):
 
 
 def score(critic, images):
-    """f of uint8 images (n, H, W, C), float64 (n,)."""
+    """The scores f(x) of uint8 images (n, H, W, C), float64 (n,)."""
     starts = range(0, len(images), 500)
     scores = [critic(images[i : i + 500].astype(np.float32) / 127.5 - 1.0, training=False) for i in starts]
     return np.concatenate(scores)[:, 0].astype(np.float64)
 
 
 if __name__ == "__main__":
-    run.test(RUNS, ("generator", "critic"), generate, CURVES, report)
+    evaluation.test(RUNS, ("generator", "critic"), generate, CURVES, report)

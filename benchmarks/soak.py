@@ -1,4 +1,4 @@
-"""Watches the memory of a long training: python tests/soak.py [minutes] [model]
+"""Watches the memory of a long training: `python benchmarks/soak.py [minutes] [model]`.
 
 Prints, for each tenth of the time, the step reached and the largest resident memory, MB; the run is thrown away.
 """
@@ -8,8 +8,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from conftest import run  # which keeps the frameworks quiet
-from test_run import start
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "tests")]
+from scripts import start
+
+from common import checkpoint
 
 
 def main(minutes, model):
@@ -26,7 +28,7 @@ def main(minutes, model):
                         raise SystemExit(f"it ended: {Path(folder, 'terminal').read_text()}")
                     largest = max(largest, int(status.split("VmRSS:")[1].split()[0]) / 1024)
                     time.sleep(2)
-                log = [line for path in Path(folder).glob("runs/*/*") for line in run.read_log(path)]
+                log = [line for path in Path(folder).glob("runs/*/*") for line in checkpoint.read_log(path)]
                 step = int(log[-1]["step"]) if log else 0
                 print(f"{minutes * part / 10:5.1f} min  step {step:>9,}  {largest:5.0f} MB", flush=True)
         finally:

@@ -1,10 +1,10 @@
-"""Each script's first row against plain PyTorch, side by side on this machine: python tests/benchmark.py [model ...]
+"""The scripts against plain PyTorch, side by side on this machine: `python benchmarks/speed.py [model/row ...]`.
 
-The row runs as its train.py runs it, but for the pictures and checkpoints between the steps. Against it stand the same
-networks, losses and optimisers in PyTorch (tests/benchmark_torch.py), eager and compiled, on batches drawn the fastest
+A row runs as its train.py runs it, but for the pictures and checkpoints between the steps. Against it stand the same
+networks, losses and optimisers in PyTorch (benchmarks/twins.py), eager and compiled, on batches drawn the fastest
 way PyTorch has, all images in memory. First both sides take three steps from the same weights, on the same images and
 noise: their losses must agree. Then they take turns, each in a process of its own that sleeps while another works;
-shown are medians. Writes benchmark.json into RUNS_DIR.
+shown are medians. Writes speed.json into RUNS_DIR.
 """
 
 import json
@@ -19,8 +19,12 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-MODELS = "vae", "dcgan", "acgan", "infogan", "wgan"
-HEADS = "source", "label", "q_hidden", "q_categorical", "q_continuous", "mean", "log_variance"
+ROWS = (
+    "vae/mnist_z100", "dcgan/mnist", "acgan/mnist", "infogan/mnist", "wgan/mnist", "dcgan/celeba_z100",
+    "dcgan/celeba_z128", "vae/cifar10_beta2", "wgan/cifar10_div_small",
+)  # fmt: skip
+# Keras' order of these layers of one input is another.
+HEADS = "source", "label", "q_hidden", "q_norm", "q_categorical", "q_continuous", "mean", "log_variance"
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, SECONDS = 7, 3.0
 
@@ -33,62 +37,75 @@ def memory():
 class Keras:
     """A row as train.py runs it."""
 
-    def __init__(self, model, precision):
+    def __init__(self, row, precision):
         import keras
 
-        from common import data, devices, run
+        from common import datasets, devices, experiment, training
 
         if precision == "bf16":
             keras.config.set_dtype_policy("mixed_bfloat16")
-        self.module, self.batches_of = import_module(f"{model}.train"), run.batches
-        sys.argv = ["train.py"]
-        self.run = run.select(self.module.RUNS, self.module.build)._replace(seed=0, steps=0)
-        self.images = data.load(self.run.row["dataset"])
+        self.script, name = row.split("/")
+        self.module, self.batches_of = import_module(f"{self.script}.train"), training.batches
+        script = ROOT / self.script
+        self.chosen = experiment.named(script, self.module.RUNS, name)._replace(seed=0, steps=0)
+        self.settings = self.chosen.row["model"]
+        self.images = datasets.load(self.chosen.row["dataset"])
         shape = self.images.train.images.shape[1:]
-        self.model = self.module.build(shape, seed=0, **self.run.hyper)
+        self.model = self.module.build(shape, seed=0, **self.settings)
         devices.tune(self.model, shape, 500, self.model.distribute_strategy)
 
     def batches(self, count):
         """Those of the next `count` steps."""
-        start = self.run.steps
-        self.run = self.run._replace(steps=start + count)
-        return self.batches_of(self.run, self.images, start)
+        start = self.chosen.steps
+        self.chosen = self.chosen._replace(steps=start + count)
+        return self.batches_of(self.chosen, self.images, start)
 
-    def example(self, count):
-        """What `Torch.load` takes, and of `count` steps their images, labels, random draws, losses."""
+    def example(self, count, path):
+        """What `Torch.load` takes, and of `count` steps their images, labels, random draws, losses.
+
+        Saves the training images and labels to `path`.
+        """
+        import numpy as np
         import tensorflow as tf
 
+        images, labels = self.images.train
+        np.savez(path, images=images, labels=labels)
         networks = self.model.networks()
-        if hasattr(self.model, "decoder"):
-            networks["decoder"] = self.model.decoder  # without the sigmoid
+        if self.script == "vae":
+            networks["decoder"] = self.model.decoder  # without the last activation
         weights = {}
         for name, network in networks.items():
             layers = sorted(network.layers, key=lambda layer: HEADS.index(layer.name) if layer.name in HEADS else -1)
             weights[name] = [w.numpy() for layer in layers for w in layer.trainable_variables]
         steps = []
         for batch in self.batches(count):
-            images, labels = batch if "labels" in self.run.row else (batch, tf.zeros([len(batch)], tf.uint8))
+            images, labels = batch if "labels" in self.chosen.row else (batch, tf.zeros([len(batch)], tf.uint8))
             draws = [draw.numpy() for draw in self.draws(len(images))]
             self.model.reset_metrics()
             losses = {name: float(value) for name, value in self.model.train_step(batch).items()}
             steps.append((images.numpy(), labels.numpy(), draws, losses))
         self.model.reset_metrics()
-        images, labels = self.images.train
-        return (self.run.row, weights, images, labels), steps
+        return (self.script, self.chosen.row, weights, path), steps
 
     def draws(self, count):
         """The random draws of the next step, in the order that PyTorch's side takes them."""
         import tensorflow as tf
 
-        fold, model = tf.random.experimental.stateless_fold_in, self.model
-        if hasattr(self.module, "draw_inputs"):  # ACGAN, InfoGAN
-            return self.module.draw_inputs(model.generator, count, model.draw())
-        if hasattr(model, "critic"):
-            seed = fold([model.seed, model.g_optimizer.iterations.value], 0)
-            updates = model.batches_per_step
-            return [x for i in (*range(updates), -1) for x in model.draw(count // updates, fold(seed, i))]
-        seed = model.draw() if hasattr(model, "draw") else fold([model.seed, model.optimizer.iterations.value], 0)
-        return [tf.random.stateless_normal([count, self.run.row["latent_dim"]], seed)]
+        fold, model, module = tf.random.experimental.stateless_fold_in, self.model, self.module
+        if self.script == "vae":
+            seed = fold([model.seed, model.optimizer.iterations.value], 0)
+            return [tf.random.stateless_normal([count, self.settings["latent_dim"]], seed)]
+        if self.script == "dcgan":
+            updates = self.settings["g_updates"]
+            seeds = tf.unstack(tf.random.experimental.stateless_split(model.step_seed(), 1 + updates))
+            # A single update of G is on D's fakes.
+            return [module.sample_noise(model.generator, count, seed) for seed in seeds[: 1 if updates == 1 else None]]
+        if self.script == "acgan":
+            return [module.sample_noise(model.generator, count, model.step_seed())]
+        if self.script == "infogan":
+            return module.sample_inputs(model.generator, count, model.step_seed())
+        seed, updates = fold([model.seed, model.g_optimizer.iterations.value], 0), model.batches_per_step
+        return [x for i in (*range(updates), -1) for x in model.sample(count // updates, fold(seed, i))]
 
     def drawing(self, count):
         """Seconds that drawing the batches of `count` steps takes by itself, in the graph as the steps do."""
@@ -142,15 +159,15 @@ def fastest(product):
     return 2 * 2048**3 / min(times) / 1e9
 
 
-def worker(pipe, side, model, precision):
+def worker(pipe, side, row, precision):
     if side == "keras":
-        from common import run  # noqa: F401  TensorFlow and Keras
+        from common import training  # noqa: F401  TensorFlow and Keras
 
         imported = memory()
-        made = Keras(model, precision)
+        made = Keras(row, precision)
     else:
         sys.path.insert(0, str(Path(__file__).parent))
-        from benchmark_torch import Torch
+        from twins import Torch
 
         imported = memory()
         made = Torch(precision, side)
@@ -162,10 +179,10 @@ def worker(pipe, side, model, precision):
 class Side:
     """Calls the methods of a `Keras` or `Torch` in another process."""
 
-    def __init__(self, side, model, precision):
+    def __init__(self, side, row, precision):
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=worker, args=(theirs, side, model, precision), daemon=True)
+        self.process = context.Process(target=worker, args=(theirs, side, row, precision), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -178,19 +195,23 @@ class Side:
         self.process.join()
 
 
-def compare(model, precision):
-    """The entry of benchmark.json of one model at one precision."""
-    sides = {name: Side(name, model, precision) for name in ("keras", "eager", "compile")}
-    loaded, steps = sides["keras"]("example", 3)
+def agreeing(row, precision, path):
+    """The three sides, and what they were loaded with, once their losses of three steps have been found to agree."""
+    sides = {name: Side(name, row, precision) for name in ("keras", "eager", "compile")}
+    loaded, steps = sides["keras"]("example", 3, path)
     tolerance = 1e-3 if precision == "float32" else 3e-2
     for name in ("eager", "compile"):
-        sides[name]("load", model, *loaded)
+        sides[name]("load", *loaded)
         for number, (losses, (*_, expected)) in enumerate(zip(sides[name]("steps", [s[:3] for s in steps]), steps)):
             for key, value in losses.items():
-                if abs(value - expected[key]) > tolerance * 10**number * max(1, abs(expected[key])):
-                    raise SystemExit(
-                        f"{model}, step {number + 1}: {key} is {value} in PyTorch, {expected[key]} in Keras"
-                    )
+                if not abs(value - expected[key]) <= tolerance * 10**number * max(1, abs(expected[key])):
+                    raise SystemExit(f"{row}, step {number + 1}: {key} is {value} in PyTorch, {expected[key]} in Keras")
+    return sides, loaded
+
+
+def compare(row, precision, path):
+    """The entry of speed.json of one row at one precision."""
+    sides, loaded = agreeing(row, precision, path)
     counts, times = {}, {name: [] for name in sides}
     for name, side in sides.items():
         side("seconds", 20)
@@ -215,27 +236,26 @@ def compare(model, precision):
     }
     for side in sides.values():
         side.close()
-    return result | {
-        "memory above the import (MB)": {name: memory_of(name, model, precision, loaded) for name in sides}
-    }
+    return result | {"memory above the import (MB)": {name: memory_of(name, row, precision, loaded) for name in sides}}
 
 
-def memory_of(side, model, precision, loaded):
+def memory_of(side, row, precision, loaded):
     """The most that a process takes which does nothing else than the steps, MB above the import of its framework."""
-    made = Side(side, model, precision)
+    made = Side(side, row, precision)
     if side != "keras":
-        made("load", model, *loaded)
+        made("load", *loaded)
     made("seconds", 50)
     memory = made("memory")
     made.close()
     return memory
 
 
-def first_step(model):
+def first_step(row):
     """Seconds from the command to the end of its first execution, of ten steps where train.py joins ten."""
+    script, name = row.split("/")
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        command = [sys.executable, ROOT / model / "train.py"]
+        command = [sys.executable, ROOT / script / "train.py", name]
         environment = os.environ | {"RUNS_DIR": folder, "STEPS": "100"}
         with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as process:
             for line in process.stdout:
@@ -248,17 +268,18 @@ def first_step(model):
 
 if __name__ == "__main__":
     results = []
-    for model in sys.argv[1:] or MODELS:
-        entry = {"model": model, "seconds to the first line of steps": first_step(model)}
+    for row in sys.argv[1:] or ROWS:
+        entry = {"row": row, "seconds to the first line of steps": first_step(row)}
         for precision in ("float32", "bf16"):
-            result = compare(model, precision)
+            with tempfile.TemporaryDirectory() as folder:
+                result = compare(row, precision, f"{folder}/images.npz")
             entry |= {f"ratio_{precision}": result["ratio"], precision: result}
             entry.setdefault("share_of_peak", result["share_of_peak"])
             steps = {name: f"{1 / value:.1f}" for name, value in result["seconds a step"].items()}
-            print(model, precision, f"{result['ratio']:.2f}", f"{result['share_of_peak']:.0%}", steps,
+            print(row, precision, f"{result['ratio']:.2f}", f"{result['share_of_peak']:.0%}", steps,
                   f"data {result['waiting for data (share)']:.1%}", result["memory above the import (MB)"],
                   f"{entry['seconds to the first line of steps']:.1f} s", flush=True)  # fmt: skip
         results.append(entry)
     folder = Path(os.environ.get("RUNS_DIR") or ROOT / "runs")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmark.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "speed.json").write_text(json.dumps(results, indent=1) + "\n")

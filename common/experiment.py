@@ -1,0 +1,106 @@
+"""The experiment that the command line asks for: a row of a script, a seed, a number of steps and their folder."""
+
+import contextlib
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import portalocker
+
+from common.files import ROOT, UserError, say
+
+
+class Experiment(NamedTuple):
+    """A row of a script's RUNS with the SEED and STEPS asked for, and the folder of its results."""
+
+    script: Path  # the folder of train.py and test.py
+    name: str  # of the row
+    row: dict
+    seed: int
+    steps: int  # to do; row["steps"] unless STEPS says otherwise
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.script.name} {self.name}"
+
+    def command(self, file: str) -> str:
+        """What to type for the experiment's train.py or test.py."""
+        names = ["DATA_DIR", "RUNS_DIR", "SEED", "STEPS"] + (["TF_CONFIG"] if file == "train.py" else [])
+        variables = [f"{name}={shlex.quote(os.environ[name])}" for name in names if os.environ.get(name)]
+        return " ".join([*variables, "python", shlex.quote(os.path.relpath(self.script / file)), self.name])
+
+
+def select(runs: dict, function: Callable) -> Experiment:
+    """The experiment that the command line and SEED, STEPS and RUNS_DIR ask for, of the script of `function`.
+
+    Raises:
+        UserError: there is no such row, or a variable is not a number.
+    """
+    script = Path(inspect.getfile(function)).resolve().parent
+    return named(script, runs, " ".join(sys.argv[1:]) or next(iter(runs)))
+
+
+def named(script: Path, runs: dict, name: str) -> Experiment:
+    """As `select`, of a script's folder and the name of a row."""
+    if name not in runs:
+        raise UserError(f"no run {name!r} in {script.name}: choose one of {', '.join(runs)}")
+    seed, steps = number("SEED", 0, 0), number("STEPS", runs[name]["steps"], 1)
+    folder = name
+    if seed:
+        folder += f"-seed{seed}"
+    if steps != runs[name]["steps"]:
+        folder += f"-steps{steps}"
+    return Experiment(script, name, runs[name], seed, steps, runs_dir() / script.name / folder)
+
+
+def runs_dir() -> Path:
+    """RUNS_DIR, by default the repository's runs/."""
+    return Path(os.environ.get("RUNS_DIR") or ROOT / "runs").expanduser()
+
+
+def number(variable: str, default: int, least: int) -> int:
+    """An environment variable's whole number of at least `least`; `default` where it is unset.
+
+    Raises:
+        UserError: it is no such number.
+    """
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal() or len(text) > 9 or int(text) < least:
+        raise UserError(f"{variable}={text[:20]} is not a whole number from {least} to 999999999")
+    return int(text)
+
+
+class InUse(UserError):
+    """Another process holds an experiment's folder."""
+
+
+@contextlib.contextmanager
+def hold_folder(experiment: Experiment) -> Iterator[None]:
+    """Makes the experiment's folder, and holds it against another train.py, until the process ends if not before.
+
+    Raises:
+        UserError: it can't be written to.
+        InUse: another train.py holds it.
+    """
+    folder = experiment.folder
+    try:
+        for part in ("samples", "snapshots"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror}): set RUNS_DIR to a folder that can be written"
+        ) from error
+    with lock:
+        try:
+            portalocker.lock(lock, portalocker.LOCK_EX | portalocker.LOCK_NB)
+        except portalocker.AlreadyLocked as error:
+            raise InUse(f"another train.py is at work in {folder}: wait for it, or set RUNS_DIR") from error
+        except portalocker.LockException as error:
+            say(f"*** {folder} can't be locked ({error}): see that no second train.py works in it")
+        yield

@@ -1,0 +1,143 @@
+"""What ./run_all.sh is to do: the rows of all scripts that its words name, and what each of them lacks."""
+
+import contextlib
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from common import checkpoint, datasets, evaluation, experiment
+from common.experiment import Experiment
+from common.files import ROOT, UserError, say
+
+TESTING = 90  # seconds of a test.py, about
+MEMORY = 1.5e9  # bytes that a row takes which was never run
+
+
+class Job(NamedTuple):
+    """A row, and what it lacks."""
+
+    experiment: Experiment
+    identity: dict[str, str] | None  # of its images; None where they are not there
+    calls: list[str]  # of train.py and test.py
+    seconds: float | None  # that they will take, about; None if nobody knows
+    memory: float  # bytes
+
+    @property
+    def title(self) -> str:
+        return self.experiment.title
+
+
+def plan(words: list[str]) -> tuple[list[Job], dict[str, UserError]]:
+    """The jobs of the rows that all `words` name, and why a dataset is not there, by its name."""
+    chosen, identities, absent = choose(words), {}, {}
+    for dataset in sorted({each.row["dataset"] for each in chosen}):
+        try:
+            identities[dataset] = datasets.load(dataset).identity
+        except UserError as error:
+            absent[dataset] = error
+    jobs = []
+    for each in chosen:
+        identity = identities.get(each.row["dataset"])
+        calls = missing(each, identity) if identity else []
+        jobs.append(Job(each, identity, calls, estimate(each, calls), memory(each)))
+    return jobs, absent
+
+
+def choose(words: list[str]) -> list[Experiment]:
+    """The rows that all `words` name, each the script, the row or a part of the row's name.
+
+    Raises:
+        UserError: there is none.
+    """
+    chosen, known = [], set()
+    for script in sorted(path.parent for path in ROOT.glob("*/train.py")):
+        runs = import_module(f"{script.name}.train").RUNS
+        for name in runs:
+            names = {script.name, name, *name.split("_")}
+            known |= names
+            if names.issuperset(words):
+                chosen.append(experiment.named(script, runs, name))
+    if not chosen:
+        wrong = [word for word in words if word not in known] or words
+        raise UserError(
+            f"no row is called {' and '.join(wrong)}: words are of {', '.join(sorted(known))}; without one, "
+            "./run_all.sh takes all rows"
+        )
+    return chosen
+
+
+def missing(each: Experiment, identity: dict[str, str]) -> list[str]:
+    """What of a row is to be called: train.py and test.py, or test.py, or nothing."""
+    try:
+        state = checkpoint.begin(each, identity)
+    except UserError:
+        return ["train.py"]  # which says it
+    if state.step < each.steps:
+        return ["train.py", "test.py"]
+    metrics = read_json(each.folder / "metrics.json")
+    measured = metrics.get("steps"), metrics.get("dataset"), metrics.get("measures")
+    return [] if measured == (state.step, identity["images"], evaluation.MEASURES) else ["test.py"]
+
+
+def estimate(each: Experiment, calls: list[str]) -> float | None:
+    """Seconds that `calls` will take, by the run's own pace or that in results/; None where neither is."""
+    seconds = TESTING * calls.count("test.py")
+    if "train.py" not in calls:
+        return seconds
+    state = None
+    with contextlib.suppress(UserError):  # a damaged checkpoint
+        state = checkpoint.read_state(each.folder)
+    if state and state.step:
+        return seconds + (each.steps - state.step) * state.seconds / state.step
+    kept = read_json(ROOT / "results" / each.script.name / each.name / "metrics.json")
+    if kept.get("steps") and kept.get("seconds"):
+        return seconds + each.steps * kept["seconds"] / kept["steps"]
+    return None
+
+
+def memory(each: Experiment) -> float:
+    """The most bytes that an earlier run of the row took, of whatever SEED and STEPS; MEMORY where there was none."""
+    folders = [each.folder.with_name(each.name), *each.folder.parent.glob(f"{each.name}-*")]
+    return max(read_json(folder / "memory.json").get("peak_bytes", 0) for folder in folders) or MEMORY
+
+
+def read_json(path: Path) -> dict:
+    """What a file holds; nothing where it is damaged or not there."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text())
+    return {}
+
+
+def show(jobs: list[Job], absent: dict[str, UserError], places: int) -> None:
+    """Says what will be done in so many places."""
+    todo = [job for job in jobs if job.calls]
+    seconds = [job.seconds for job in todo if job.seconds is not None]
+    line = f"rows: {len(jobs)}, to do: {len(todo)}"
+    if todo:
+        line += f", {places} at a time"
+    if seconds:
+        line += f", about {about(max(sum(seconds) / places, *seconds))} by the pace of earlier runs"
+    if len(seconds) < len(todo):
+        line += f", {len(todo) - len(seconds)} of unknown pace"
+    say(line)
+    for job in jobs:
+        say(f"  {job.title:26} {job.experiment.steps:>8,} steps  {described(job)}")
+    for dataset, error in absent.items():
+        say(f"  without {dataset}: {error}")
+    say()
+
+
+def described(job: Job) -> str:
+    """What is to be done of a row, and how long it will take."""
+    if not job.identity:
+        return f"no {job.experiment.row['dataset']}"
+    if not job.calls:
+        return "done"
+    text = " and ".join(job.calls)
+    return text if job.seconds is None else f"{text}, about {about(job.seconds)}"
+
+
+def about(seconds: float) -> str:
+    """A time in minutes, or in hours from ten on."""
+    return f"{round(seconds / 3600):,} hours" if seconds > 36_000 else f"{round(seconds / 60)} minutes"

@@ -1,0 +1,202 @@
+"""`python -m common.report`: publishes the measured runs of RUNS_DIR, and what is to be seen in them.
+
+Copies each run, small, into results/. Then, from results/ alone, writes anew what stands between `<!-- table: NAME -->`
+and `<!-- end -->` in README.md, RESULTS.md and each model's README.md, which shows that model alone, and leaves the
+prose around it as it is. common/tables.py has the tables.
+"""
+
+import csv
+import re
+import shutil
+from importlib import import_module
+from pathlib import Path
+
+from PIL import Image
+
+from common import experiment, plots, tables
+from common.checkpoint import load_network, read_log
+from common.classifier import save_small
+from common.files import ROOT, UserError, atomic_write, one_line_errors, say
+from common.tables import Row, read
+
+# The pictures that show no image of the dataset. CelebA forbids to publish its images, CIFAR-10 states no terms.
+GENERATED = {"samples", "curves", "fid_by_step", "compared", "decoded", "tsne", "pairs", "categorical", "continuous",
+             "interpolation", "extrapolation"}  # fmt: skip
+LARGEST_PICTURE = 300_000  # bytes
+MARKER = re.compile(r"(<!-- table: ([^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def publish(folder: Path, results: Path) -> None:
+    """Keeps a run in `results`/<model>/<its folder's name>, unless it is a rehearsal or more is there already."""
+    result = read(folder / "metrics.json")
+    if result is None:
+        say(f"not kept: {folder / 'metrics.json'} is damaged, or of another version")
+        return
+    target = results / result["model"] / folder.name
+    old = target.with_name(f"~old-{target.name}")
+    if old.exists() and not target.exists():  # a kill between the two renames of `keep`
+        old.rename(target)
+    there = read(target / "metrics.json")
+    if result == there or re.search(r"-steps\d+$", folder.name):
+        return
+    if there and any(now < then for now, then in zip(size(result), size(there))):
+        say(f"not kept: {target} is of more images, steps or measures than {folder}")
+        return
+    try:
+        keep(folder, target, result)
+        say(f"kept {target}")
+    except (ImportError, OSError, LookupError, TypeError, ValueError, UserError) as error:  # gone or damaged
+        say(f"not kept: {folder} ({error})")
+
+
+def size(result: dict) -> tuple[int, int, int]:
+    """How much a run is: training images, steps and measures."""
+    return result["images"]["training"], result["steps"], result.get("measures", 0)
+
+
+def keep(folder: Path, target: Path, result: dict) -> None:
+    """Copies a run, whose metrics.json is `result`, to `target`, small; all that is kept of it, or nothing."""
+    draft, old = target.with_name(f"~new-{target.name}"), target.with_name(f"~old-{target.name}")
+    for left in (draft, old):
+        shutil.rmtree(left, ignore_errors=True)
+    draft.mkdir(parents=True)
+    shutil.copy(folder / "metrics.json", draft)
+    if result["seed"]:
+        keep_dev_log(folder, draft)
+    else:
+        keep_log(folder, draft)
+        keep_pictures(folder, draft, digits="MNIST" in result["dataset"])
+        keep_network(folder, draft, result)
+    if target.exists():
+        target.rename(old)
+    draft.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def keep_log(folder: Path, target: Path) -> None:
+    """Some 250 of its lines, and those with dev losses."""
+    log = read_log(folder)
+    every = max(1, len(log) // 250)
+    lines = [line for number, line in enumerate(log, 1) if number % every == 0 or has_dev(line)]
+    write_log(lines, list(log[0]), target)
+
+
+def keep_dev_log(folder: Path, target: Path) -> None:
+    """The dev losses alone; no log of a model without them."""
+    if lines := [line for line in read_log(folder) if has_dev(line)]:
+        write_log(lines, ["step", *(name for name in lines[0] if name.startswith("dev_"))], target)
+
+
+def has_dev(line: dict) -> bool:
+    """Whether a line of a log has dev losses."""
+    return any(value for name, value in line.items() if name.startswith("dev_"))
+
+
+def write_log(lines: list[dict], columns: list[str], target: Path) -> None:
+    """Writes these columns of a log's lines as `target`/log.csv."""
+    with open(target / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def keep_pictures(folder: Path, target: Path, digits: bool) -> None:
+    """The figures, of other images than digits those without an original one; and training.gif."""
+    shutil.copy(folder / "training.gif", target)
+    for path in folder.glob("[!~]*.png"):
+        if digits or re.sub(r"_\d+$", "", path.stem) in GENERATED:
+            save_picture(Image.open(path).convert("RGB"), target / path.name)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """In 128 colours, a third of the size (of 32, two lines of a figure may share one); shrunk until it is small."""
+    picture.quantize(128).save(path, optimize=True)
+    while path.stat().st_size >= LARGEST_PICTURE:
+        picture = picture.resize([side * 9 // 10 for side in picture.size])
+        picture.quantize(128).save(path, optimize=True)
+
+
+def keep_network(folder: Path, target: Path, result: dict) -> None:
+    """What draws the images, of a script's first row."""
+    runs = import_module(f"{result['model']}.train").RUNS
+    if result["run"] == next(iter(runs)):
+        for path in (*folder.glob("generator.keras"), *folder.glob("decoder.keras")):
+            save_small(load_network(path), target / path.name)
+
+
+def pages(root: Path) -> list[Path]:
+    """The files that may have markers."""
+    paths = [root / "README.md", root / "RESULTS.md", *(root / model / "README.md" for model in tables.MODELS)]
+    return [path for path in paths if path.is_file()]
+
+
+def fill(path: Path, rows: list[Row]) -> str:
+    """The text of a page with its tables written anew.
+
+    Raises:
+        UserError: a marker's name is unknown, or its end is missing.
+    """
+    text, model = path.read_text(), path.parent.name
+    if model in tables.MODELS:
+        rows = [row for row in rows if row[0]["model"] == model]
+
+    def write(marker):
+        start, name, end = marker.groups()
+        if name not in tables.TABLES and name not in tables.QUESTIONS:
+            known = ", ".join([*tables.TABLES, *tables.QUESTIONS])
+            raise UserError(f"{path} has a marker for a table {name!r}: choose one of {known}")
+        return f"{start}{tables.write(name, rows, path.parent)}\n{end}"
+
+    if text.count("<!-- table: ") != len(MARKER.findall(text)):
+        raise UserError(f"{path} has a marker <!-- table: ... --> without its <!-- end -->")
+    return MARKER.sub(write, text)
+
+
+def draw_seeds(rows: list[Row], path: Path) -> None:
+    """The dev losses of all seeds of the smallest VAEs, by the active units of their code, beside A's and E's."""
+    logs, ends = {}, {}
+    for row in tables.chosen(rows, tables.SEEDS):
+        active = {}
+        for result in row:
+            log = read_log(result["folder"])
+            if log and tables.UNITS in result["own"]:
+                active.setdefault(result["own"][tables.UNITS], []).append(log)
+        if active:
+            name, reported = tables.called(row), {key: tables.reported_end(row, key, "dev_loss") for key in ("A", "E")}
+            logs[name] = {f"active units: {units}": active[units] for units in sorted(active)}
+            ends[name] = {key: value for key, value in reported.items() if value is not None}
+    if logs:
+        plots.dev_losses(logs, ends, path)
+
+
+def write_page(runs_dir: Path, folders: list[Path], title: str) -> Path:
+    """Writes RESULTS.md in `runs_dir`: the tables and pictures of the runs in `folders` that are measured."""
+    paths = [folder / "metrics.json" for folder in folders]
+    rows = tables.read_rows(path for path in paths if path.exists())
+    parts = [f"# {title}"]
+    for heading, name in (("Results", "results"), ("Beside the reports", "reports"), ("Pictures", "gallery")):
+        parts += [f"## {heading}", tables.write(name, rows, runs_dir)]
+    page = runs_dir / "RESULTS.md"
+    with atomic_write(page) as draft:
+        draft.write_text("\n\n".join(parts) + "\n")
+    return page
+
+
+def main(runs_dir: Path, root: Path) -> None:
+    """Publishes the runs of `runs_dir` in the repository `root`."""
+    results = root / "results"
+    for path in sorted(runs_dir.glob("*/*/metrics.json")):
+        publish(path.parent, results)
+    rows = tables.read_rows(results.glob("*/[!~]*/metrics.json"))
+    draw_seeds(rows, results / "vae" / "seeds.png")
+    texts = {path: fill(path, rows) for path in pages(root)}  # all before the first is written
+    for path, text in texts.items():
+        if text != path.read_text():
+            with atomic_write(path) as draft:
+                draft.write_text(text)
+            say(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(experiment.runs_dir(), ROOT)

@@ -1,0 +1,207 @@
+"""Trains and tests the rows of all scripts, side by side: ./run_all.sh [word ...].
+
+Takes the rows that all the words name, each word the script, the row or a part of its name ("vae", "mnist_z10",
+"mnist"; without a word all rows), and of these does what is missing. It can be stopped and called again at any time,
+and called on several machines that share RUNS_DIR. A row that fails does not keep the others. One row runs per GPU,
+without GPUs one per core while memory lasts, or as many as JOBS says; JOBS=1 gives each row all cores. DATA_DIR,
+RUNS_DIR, SEED and STEPS are those of the scripts. What a script prints is in RUNS_DIR/<model>/<row>.log, the page is
+RUNS_DIR/RESULTS.md. common/plan.py says what is to do, common/running.py how one row runs.
+"""
+
+import contextlib
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+import psutil
+import tensorflow as tf
+from tqdm import tqdm
+
+from common import experiment, report
+from common.files import one_line_errors, say
+from common.plan import Job, missing, plan, show
+from common.running import Place, Running, hold, places
+
+TICK, LOOK_AGAIN, SAY_AGAIN = 0.5, 5, 60  # seconds between two looks at what runs, at a row in use, between two lines
+
+
+class Display:
+    """Lines to the terminal, below them one per running row, refreshed in place."""
+
+    def __init__(self, count: int):
+        self.bars = []
+        if sys.stdout.isatty():
+            options = dict(bar_format="{desc}", leave=False, file=sys.stdout)
+            self.bars = [tqdm(position=number, **options) for number in range(count)]
+
+    def say(self, line: str) -> None:
+        if not self.bars:
+            return say(line)
+        with contextlib.suppress(OSError):  # the terminal is gone
+            tqdm.write(line, file=sys.stdout)
+
+    def refresh(self, running: list[Running]) -> None:
+        """Shows what runs; where there is no terminal, a line per row and minute."""
+        width = shutil.get_terminal_size().columns - 1
+        with contextlib.suppress(OSError):
+            for bar, row in zip_longest(self.bars, running if self.bars else []):
+                bar.set_description_str(row.status()[:width] if row else "")
+        for row in running:
+            if not self.bars and time.monotonic() - row.said > SAY_AGAIN:
+                row.said = time.monotonic()
+                say(row.status())
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            for bar in self.bars:
+                bar.close()
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """The numbers of the signals that came and ask to stop."""
+    came, handlers = [], {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's SIGHUP
+            handlers[number] = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield came
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+class RunAll:
+    """What waits, what runs and what failed."""
+
+    def __init__(self, todo: list[Job], places: list[Place], display: Display):
+        # First those of which nobody knows how long they take, then the longest.
+        self.waiting = sorted(todo, key=lambda job: math.inf if job.seconds is None else job.seconds, reverse=True)
+        self.free, self.display = [*reversed(places)], display
+        self.running, self.failed, self.in_use = [], [], {}
+
+    def run(self) -> int | None:
+        """Runs all, or until a signal, whose number it then returns."""
+        heard = 0
+        with stop_signals() as came:
+            try:
+                while self.running or (self.waiting and not came):
+                    for number in came[heard:]:
+                        heard += 1
+                        self.stop(number)
+                        if heard == 1:
+                            self.display.say("stopping, each row after its step; once more to stop at once")
+                    if not came:
+                        self.start()
+                    self.display.refresh(self.running)
+                    time.sleep(TICK)
+                    for row in [*self.running]:
+                        self.look(row, stopping=bool(came))
+            finally:
+                self.stop(signal.SIGTERM)  # what an error left running
+        return came[0] if came else None
+
+    def stop(self, number: int) -> None:
+        for row in self.running:
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                row.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    def start(self) -> None:
+        """Starts what waits, where there is a place, memory and no other process at it."""
+        for job in [*self.waiting]:
+            again = time.monotonic() - self.in_use.get(job.title, -math.inf) > LOOK_AGAIN
+            if self.free and again and self.fits(job):
+                self.take(job)
+
+    def fits(self, job: Job) -> bool:
+        """Whether there is memory for `job`, beside what the running rows have and may yet take."""
+        if not self.running or os.environ.get("JOBS"):
+            return True
+        growth = sum(max(0, row.job.memory - row.memory) for row in self.running)
+        return psutil.virtual_memory().available > growth + job.memory
+
+    def take(self, job: Job) -> None:
+        """Starts a row, unless another process is at work in it or has done it."""
+        each = job.experiment
+        lock = hold(each)
+        if lock is None:
+            if job.title not in self.in_use:
+                self.display.say(f"{job.title}: left for now, as another process is at work in {each.folder}")
+            self.in_use[job.title] = time.monotonic()
+            return
+        self.waiting.remove(job)
+        calls = missing(each, job.identity)
+        if not calls:
+            lock.close()
+            self.display.say(f"{job.title}: done by another process")
+            return
+        row = Running(job, calls, self.free.pop(), lock)
+        self.running.append(row)
+        self.display.say(f"{job.title}: {' and '.join([row.file, *calls])} on {row.place.name}, log {row.log}")
+
+    def look(self, row: Running, stopping: bool) -> None:
+        """Goes on with a row whose script has ended."""
+        code = row.look()
+        if code is None:
+            return
+        if not code and row.calls and not stopping:
+            row.call()
+            return
+        row.close()
+        self.running.remove(row)
+        self.free.append(row.place)
+        if code and not stopping:
+            self.failed.append(f"FAILED {row.job.title}: {row.failure(code)}")
+            self.display.say(self.failed[-1])
+        elif not code and not row.calls:
+            took = tqdm.format_interval(time.monotonic() - row.begun)
+            self.display.say(f"{row.job.title}: done in {took}; rows that wait: {len(self.waiting)}")
+            write_page()
+
+
+def write_page() -> Path:
+    """Writes the page of all that is measured in RUNS_DIR; with STEPS, of what was trained for as many."""
+    runs_dir, steps = experiment.runs_dir(), os.environ.get("STEPS")
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    folders = [path.parent for path in sorted(runs_dir.glob("*/*/metrics.json"))]
+    if steps:
+        folders = [folder for folder in folders if folder.name.endswith(f"-steps{steps}")]
+        return report.write_page(runs_dir, folders, f"Rehearsal of {steps} steps")
+    return report.write_page(runs_dir, [folder for folder in folders if "-steps" not in folder.name], "Results")
+
+
+def main(words: list[str]) -> int:
+    """Returns the exit code."""
+    jobs, absent = plan(words)
+    todo = [job for job in jobs if job.calls]
+    chosen = places(todo)
+    show(jobs, absent, len(chosen))
+    display = Display(min(len(chosen), len(todo)))
+    rows = RunAll(todo, chosen, display)
+    try:
+        stopped = rows.run()
+    finally:
+        display.close()
+    page = write_page()
+    done = [job for job in jobs if job.identity and not missing(job.experiment, job.identity)]
+    say(f"{len(done)} of {len(jobs)} rows are trained and tested; the page is {page}")
+    for dataset in absent:
+        say(f"without {dataset}: {', '.join(job.title for job in jobs if job.experiment.row['dataset'] == dataset)}")
+    for line in rows.failed:
+        say(line)
+    if stopped:
+        say("stopped; the same command goes on")
+        return 128 + stopped
+    return 1 if rows.failed else 0
+
+
+if __name__ == "__main__":
+    tf.config.set_visible_devices([], "GPU")  # whose memory is the scripts'
+    with one_line_errors():
+        sys.exit(main(sys.argv[1:]))

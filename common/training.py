@@ -1,0 +1,146 @@
+"""Trains an experiment's model: `train` is all of a train.py's main part."""
+
+import contextlib
+import functools
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from common import callbacks, checkpoint, datasets, devices, experiment, plots, silenced
+from common.checkpoint import State
+from common.datasets import Dataset
+from common.experiment import Experiment
+from common.files import UserError, one_line_errors, say
+
+# As the scripts want it, whatever the user's keras.json says.
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
+tf.get_logger().setLevel("ERROR")
+# It makes one AddN of a metric's sum of sums, which adds in the order in which memory comes free: the log's last bits
+# would differ from run to run.
+tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+# Keras means to remember which attributes of an optimizer it does not save, but looks under another name than it keeps
+# them. So each checkpoint made a new optimizer to look at, and TensorFlow keeps its variables' names: 140 kB for two.
+with contextlib.suppress(ImportError, AttributeError):
+    from keras.src.saving import saving_lib
+
+    saving_lib.get_attr_skipset = functools.cache(saving_lib.get_attr_skipset)
+
+
+def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None:
+    """Trains the row that the command line names, or goes on with it, and leaves the results in its folder.
+
+    Args:
+        runs: the rows; of each, "model" goes to `build`.
+        build: `build(image_shape, seed=..., **row["model"])` gives a compiled model; its `networks()` are saved by
+            name.
+        generate: `generate(network, count, seed)` draws uint8 images (count, H, W, C) from the first of `networks()`.
+        curves: the panels of curves.png, the columns of log.csv by the label of their axis.
+    """
+    with one_line_errors(), devices.lost_workers(), contextlib.ExitStack() as held:
+        chosen = experiment.select(runs, build)
+        strategy = devices.strategy()
+        worker, _ = devices.worker(strategy)
+        if chosen.row["batch_size"] % strategy.num_replicas_in_sync:
+            raise UserError(
+                f"{strategy.num_replicas_in_sync} devices can't share a batch of {chosen.row['batch_size']} equally: "
+                "choose some with CUDA_VISIBLE_DEVICES, or another TF_CONFIG"
+            )
+        images = datasets.load(chosen.row["dataset"])
+        if not worker:  # of several workers the chief alone writes
+            held.enter_context(experiment.hold_folder(chosen))
+        state = checkpoint.begin(chosen, images.identity)
+        describe(chosen, images)
+        if strategy.num_replicas_in_sync > 1:
+            share(chosen, state, strategy)
+        with silenced(), strategy.scope():
+            model = build(images.train.images.shape[1:], seed=chosen.seed, **chosen.row["model"])
+            if state.step:
+                checkpoint.load_checkpoint(model, state, chosen.folder)
+        signal = None
+        if state.step < chosen.steps:
+            if state.step:
+                say(f"  going on from step {state.step:,}")
+            signal = fit(chosen, state, model, images, generate)
+        else:
+            say(f"  trained already, {chosen.steps:,} steps; to train anew, delete {chosen.folder}")
+            if not state.best and not worker:
+                checkpoint.save_networks(model, chosen.folder)  # as this version writes them
+        if not worker:
+            plots.training(checkpoint.read_log(chosen.folder), curves, chosen.folder, chosen.title)
+        if signal:
+            say(f"stopped before the end; to go on: {chosen.command('train.py')}")
+            sys.exit(128 + signal)
+        say(f"done: samples.png, training.gif, curves.png and the trained networks are in {chosen.folder}")
+        say(f"next: {chosen.command('test.py')}")
+
+
+def describe(chosen: Experiment, images: Dataset) -> None:
+    """Says what runs, on which data and device, and where it goes."""
+    row = chosen.row
+    counts = ", ".join(f"{len(part.images):,} {name}" for name, part in images.splits().items())
+    shape = "x".join(map(str, images.train.images.shape[1:]))
+    each = row["model"].get("batches_per_step", 1)
+    size = f"{each} x {row['batch_size']}" if each > 1 else row["batch_size"]
+    say(f"{chosen.title}: {chosen.steps:,} steps of batch {size}, seed {chosen.seed}")
+    say(f"  data    {images.source} of {images.origin}: {counts} images of {shape}")
+    say(f"  device  {devices.name()}")
+    say(f"  folder  {chosen.folder}")
+    if not devices.GPUS and Path("/dev/nvidia0").exists():
+        say("  There is an NVIDIA GPU, but TensorFlow can't use it: pip install -e '.[gpu]'")
+
+
+def share(chosen: Experiment, state: State, strategy: tf.distribute.Strategy) -> None:
+    """Says how many devices share a batch.
+
+    Raises:
+        UserError: another worker is to do something else.
+    """
+    worker, workers = devices.worker(strategy)
+    which = f" of {workers} workers; this is worker {worker}" if workers > 1 else ""
+    say(f"  sharing each batch among {strategy.num_replicas_in_sync} devices{which}")
+    if workers > 1 and not devices.agree(strategy, chosen.title, chosen.seed, chosen.steps, state):
+        raise UserError(
+            f"another worker has another run, SEED, STEPS or dataset than this one, or finds another state than "
+            f"step {state.step:,} in its RUNS_DIR: all need the same, and one folder"
+        )
+
+
+def batches(chosen: Experiment, images: Dataset, start: int) -> tf.data.Dataset:
+    """The experiment's batches from step `start` on."""
+    row = chosen.row
+    labels = images.train.targets(row["labels"], images.names) if "labels" in row else None
+    size = row["batch_size"] * row["model"].get("batches_per_step", 1)
+    return datasets.batches(images.train.images, size, chosen.seed, start, chosen.steps, labels)
+
+
+def fit(chosen: Experiment, state: State, model: keras.Model, images: Dataset, generate: Callable) -> int | None:
+    """Trains `model` from `state.step` to the end, or until a signal, whose number it then returns."""
+    strategy = model.distribute_strategy
+    step, stop = callbacks.Step(state.step, chosen.steps), callbacks.Stop()
+    parts = [step, callbacks.DevLoss(step, images.dev.images), callbacks.Finite(step), callbacks.Terminal(step)]
+    if devices.worker(strategy)[0]:
+        parts += [stop]
+    else:
+        checkpoint.cut_back(chosen.folder, state.step)
+        parts += [callbacks.Log(step, chosen.folder), callbacks.Samples(step, chosen, generate)]
+        parts += [stop, callbacks.Checkpoint(step, chosen, state)]
+    devices.join(model, strategy, stop.asked)
+    # (Steps done on several devices may be no multiple of ten.)
+    devices.tune(model, images.train.images.shape[1:], math.gcd(step.interval, state.step), strategy)
+    try:
+        model.fit(devices.shares(batches(chosen, images, state.step), strategy), callbacks=parts, verbose=0)
+    except FloatingPointError as error:
+        kept = checkpoint.read_state(chosen.folder)
+        left = "there is no checkpoint yet"
+        if kept:
+            left = f"the checkpoint of step {kept.step:,} is kept in {chosen.folder}"
+        raise SystemExit(f"error: {error}; {left}") from error
+    finally:
+        for part in parts:
+            getattr(part, "close", lambda: None)()
+    return None if step.ended else stop.signal

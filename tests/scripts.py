@@ -1,0 +1,66 @@
+"""What several tests need: the five scripts, called as a user calls them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import hypothesis
+
+import acgan.train
+import dcgan.train
+import infogan.train
+import vae.train
+import wgan.train
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = {
+    "vae": vae.train, "dcgan": dcgan.train, "acgan": acgan.train, "infogan": infogan.train, "wgan": wgan.train,
+}  # fmt: skip
+FUZZ = hypothesis.settings(
+    deadline=None, derandomize=True, database=None, max_examples=50,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+
+
+def start(folder, *words, output=subprocess.PIPE, **environment):
+    """`python words` in another folder than the repository's, without a terminal."""
+    ours = {name: value for name, value in os.environ.items() if name != "TF_NUM_INTRAOP_THREADS"}
+    environment = ours | {"RUNS_DIR": str(folder / "runs")} | environment
+    return subprocess.Popen(
+        [sys.executable, ROOT / words[0], *words[1:]],
+        env=environment, cwd=folder, text=True, stdout=output, stderr=output,
+    )  # fmt: skip
+
+
+def call(*words, **environment):
+    """As `start`, to the end: the exit code and what was said."""
+    process = start(*words, **environment)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def wait_for_line(process, text):
+    """Reads until a line with `text`."""
+    read = ""
+    for line in process.stdout:
+        read += line
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} never came: {read} {process.stderr.read()}")
+
+
+def arrays(path):
+    """All arrays of a weights file, by name."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def is_one_line(code, err, *texts):
+    """The end of a script whose user made a mistake: one line that names these."""
+    assert code == 2 and err.count("\n") == 1 and err.startswith("error: "), err
+    for text in texts:
+        assert str(text) in err

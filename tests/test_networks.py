@@ -1,0 +1,139 @@
+"""The networks, noise and optimisers of all rows, at full size, against those of the reports."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from scripts import MODULES
+
+SHAPES = {"mnist": (32, 32, 1), "cifar10": (32, 32, 3), "celeba": (64, 64, 3)}
+CUT = 0.8796256610342398  # the standard deviation of N(0, 1) cut at -2 and 2
+
+
+def torch(layer):
+    """The standard deviation of a layer's initial weights and their bound, None where there is none.
+
+    PyTorch's default, U(-1, 1) / sqrt(fan in), for which transposed convolutions count their output channels.
+    """
+    bound = math.prod(layer.kernel.shape[:-1]) ** -0.5
+    return bound / 3**0.5, bound
+
+
+def xavier(layer):
+    """Uniform, of gain sqrt 2 in a convolution, of gain 1 in a dense layer."""
+    *size, fan_in, fan_out = layer.kernel.shape
+    bound = (6 * (2 if size else 1) / (fan_in + fan_out) / math.prod(size)) ** 0.5
+    return bound / 3**0.5, bound
+
+
+def he(layer):
+    std = (2 / math.prod(layer.kernel.shape[:-1])) ** 0.5
+    return std, 2 * std / CUT
+
+
+def normal(layer):
+    return 0.02, None
+
+
+def truncated(layer):
+    return 0.02 * CUT, 0.04
+
+
+# By report the kernels' initial weights, and the biases' and batch norm's scale's where they are not 0 and 1.
+A, B, C = dict(kernel=normal, gamma=normal), dict(kernel=normal), dict(kernel=normal, Conv2D=truncated)
+TORCH, XAVIER = dict(kernel=torch, bias=torch), dict(kernel=xavier)
+D = dict(kernel=truncated, Dense=torch, Dense_bias=torch, gamma=truncated)
+OURS = dict(kernel=xavier, Conv2D=he, Conv2DTranspose=normal)
+
+# The noise; what the first layer gets of black and white; the optimisers' rates, beta_1 and beta_2.
+VAE, VAE_C = ("normal", (0, 1), [1e-3], 0.9, 0.999), ("normal", (0, 1), [2e-4], 0.5, 0.999)
+VAE_B, VAE_D = ("normal", (0, 1), [5e-4], 0.9, 0.999), ("normal", (0, 255), [1e-4], 0.9, 0.999)
+GAN, GAN_B = (("normal", (-1, 1), [rate] * 2, 0.5, 0.999) for rate in (2e-4, 5e-4))
+GAN_C, INFO_C = (("uniform", (0, 1), [2e-4] * count, 0.5, 0.999) for count in (2, 3))
+WGAN, WGAN_C = ("normal", (-1, 1), [2e-4] * 2, 0.0, 0.9), ("uniform", (-1, 1), [2e-4] * 2, 0.5, 0.999)
+# The parameters of encoder and decoder, or of generator and discriminator, None where no report has them.
+ROWS = {
+    ("vae", "mnist_z3"): (24_864, 22_765, TORCH, *VAE),
+    ("vae", "mnist_z10"): (39_592, 30_031, TORCH, *VAE),
+    ("vae", "mnist_z64"): (166_384, 89_377, TORCH, *VAE),
+    ("vae", "mnist_z100"): (263_872, 132_181, TORCH, *VAE),
+    **{("vae", f"cifar10_beta{beta}"): (1_364_456, 6_747_267, D, *VAE_D) for beta in (2, 4, 6)},
+    **{("vae", f"celeba_z512{kl}"): (5_274_368, 2_792_099, C, *VAE_C) for kl in ("", "_weak_kl")},
+    ("vae", "celeba_z128"): (20_829_568, 12_641_283, TORCH, *VAE_B),
+    ("dcgan", "mnist"): (143_840, 42_432, A, *GAN),
+    ("dcgan", "mnist_bias"): (143_953, 42_432, A, *GAN),
+    ("dcgan", "mnist_wide"): (1_705_400, 42_432, A, *GAN),
+    ("dcgan", "mnist_wide_bias"): (1_706_101, 42_432, A, *GAN),
+    ("dcgan", "celeba_z100"): (1_104_547, 1_083_137, C, *GAN_C),
+    ("dcgan", "celeba_z128"): (3_806_080, 2_765_696, B, *GAN_B),
+    ("acgan", "mnist"): (None, None, A, *GAN),
+    ("acgan", "celeba_smiling"): (1_108_643, 1_087_234, C, *GAN_C),
+    ("acgan", "celeba_male"): (3_576_704, 3_281_859, B, *GAN),
+    ("infogan", "mnist"): (None, None, B, "uniform", (-1, 1), [2e-4, 1e-3], 0.5, 0.999),
+    ("infogan", "celeba_cat5x10"): (1_161_891, 1_614_259, C, *INFO_C),
+    ("infogan", "celeba_cat10_cont2"): (998_051, None, C, *INFO_C),
+    ("wgan", "mnist"): (None, None, OURS, *WGAN),
+    **{("wgan", f"cifar10_{penalty}"): (1_154_947, 1_037_313, XAVIER, *WGAN) for penalty in ("div", "gp")},
+    **{("wgan", f"cifar10_{penalty}_small"): (122_851, 65_793, XAVIER, *WGAN) for penalty in ("div", "gp")},
+    ("wgan", "celeba_gp"): (1_104_547, 1_083_137 - 960, C, *WGAN_C),  # as C's GAN, but without its D's batch norm
+}
+
+
+@pytest.fixture(scope="module", params=[(script, name) for script in MODULES for name in MODULES[script].RUNS], ids=str)
+def built(request):
+    """A row's place in ROWS, the script's module and the model, built once for all tests."""
+    script, name = request.param
+    row = MODULES[script].RUNS[name]
+    return request.param, MODULES[script], MODULES[script].build(SHAPES[row["dataset"]], **row["model"])
+
+
+def test_parameters(built):
+    found = [sum(math.prod(x.shape) for x in network.trainable_variables) for network in built[2].layers]
+    assert [count for count, known in zip(found, ROWS[built[0]]) if known] == [x for x in ROWS[built[0]][:2] if x]
+
+
+def test_initial_weights(built):
+    rules, begins = ROWS[built[0]][2], []
+    for layer in (layer for network in built[2].layers for layer in network.layers):
+        kind = type(layer).__name__
+        defaults = {"kernel": rules.get(kind, rules["kernel"]), "bias": rules.get(f"{kind}_bias", rules.get("bias"))}
+        for name in ("kernel", "bias", "gamma", "beta"):
+            if getattr(layer, name, None) is None:
+                continue
+            rule = defaults.get(name, rules.get(name))
+            values = getattr(layer, name).numpy().ravel() - (name == "gamma")
+            std, bound = rule(layer) if rule else (0, 0)
+            error = 4 / len(values) ** 0.5  # five standard errors, about
+            assert values.std() == pytest.approx(std, rel=error, abs=1e-9) or len(values) < 16, layer.path
+            assert abs(values.mean()) <= error * std and (bound is None or np.abs(values).max() <= bound * 1.001)
+            assert bound is not None or len(values) < 500 or np.abs(values).max() > 2.2 * std  # not cut
+            if rule and len(values) > 3:
+                begins.append(tuple((values[:4] / values[0]).round(3)))
+    assert len(begins) == len({*begins}) > 4  # two layers that share an initializer begin alike
+
+
+def test_noise(built, monkeypatch):
+    """In the pictures that `generate` draws; the tests of the steps see theirs."""
+    key, module, model = built
+    monkeypatch.setattr(module, "to_uint8", lambda network, noise, *labels: noise)
+    noise = module.generate(next(iter(model.networks().values())), 5_000, 0)
+    noise = np.asarray(noise[0] if key[0] == "infogan" else noise)
+    uniform = ROWS[key][3] == "uniform"
+    assert noise.std(0) == pytest.approx(3**-0.5 if uniform else 1, abs=0.05) and np.abs(noise.mean(0)).max() < 0.07
+    assert (np.abs(noise).max() <= 1) == uniform and np.abs(np.corrcoef(noise.T) - np.eye(noise.shape[1])).max() < 0.1
+
+
+def test_first_layer_and_optimisers(built):
+    key, _, model = built
+    seen, rates, *betas = ROWS[key][4:]
+    reader = model.layers[0 if key[0] == "vae" else 1]
+    first = next(layer for layer in reader.layers if isinstance(layer, layers.Conv2D))
+    black, white = (np.full([1, *reader.input_shape[1:]], x, np.float32) for x in (-(key[0] != "vae"), 1))
+    values = keras.Model(reader.inputs[0], first.input)(np.concatenate([black, white])).numpy()
+    np.testing.assert_allclose([values.min((1, 2, 3)), values.max((1, 2, 3))], [seen, seen], atol=1e-6)
+    found = [x for x in vars(model).values() if isinstance(x, keras.optimizers.Optimizer)]
+    assert {type(x).__name__ for x in found} == {"Adamax" if key == ("vae", "celeba_z128") else "Adam"}
+    assert sorted(float(x.learning_rate) for x in found) == pytest.approx(rates)
+    assert all([float(x.beta_1), float(x.beta_2)] == betas for x in found)

@@ -1,0 +1,94 @@
+"""The tables and pages of made-up runs; and whether the repository's own are those of its results/."""
+
+import re
+from importlib import import_module
+
+import pytest
+from test_report import CELEBA, METRICS, make_run
+
+from common import report, tables
+from common.files import ROOT, UserError
+
+
+def make_results(folder):
+    """Two seeds of one row, the beginning of another, a row of another model, and one that is damaged."""
+    make_run(folder / "vae" / "mnist_z3")
+    make_run(folder / "vae" / "mnist_z3-seed1", seed=1, metrics=METRICS | {"FID (classifier)": 10.0})
+    make_run(folder / "vae" / "celeba_z512", **CELEBA)
+    make_run(folder / "dcgan" / "mnist", model="dcgan", run="mnist", own={"last tenth: d_real": 0.75})
+    (make_run(folder / "vae" / "mnist_z10") / "metrics.json").write_text("{")
+    return tables.read_rows(folder.glob("*/*/metrics.json"))
+
+
+def cells(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_tables(tmp_path):
+    rows = make_results(tmp_path / "results")
+    written = {name: cells(tables.write(name, rows, tmp_path / "vae")) for name in [*tables.TABLES, *tables.QUESTIONS]}
+    assert all(len({len(line) for line in table}) == 1 for table in written.values())
+    z3, gan, faces = "[vae mnist_z3](../results/vae/mnist_z3)", "[dcgan mnist](../results/dcgan/mnist)", "CelebA"
+    head, _, first, second, third, *real = written["results"]
+    assert "FID (Inception)" not in head
+    fid, same = "11.17 (10.00 to 12.35), 2 seeds", ["1.500", "0.500", "0.250", "0.125"]
+    elbo = "dev ELBO (nats) -220.34"
+    assert first == [z3, "MNIST", "25,000", fid, *same, elbo, "10"]
+    assert second == [gan, "MNIST", "25,000", "12.35", *same, "-", "10"]
+    assert third[1:4] == [faces, "300 of 25,000, measured: 200", "12.35"] and third[-2] == "test MSE 0.01000"
+    assert [line[:4] for line in real] == [["real dev images", name, "-", "2.00"] for name in ("MNIST", faces)]
+    assert written["summary"][2] == [z3, "25,000", fid, elbo]
+    assert written["reports"][2:4] == [
+        [z3, "25,000", "A, text", tables.REPORT_FID, "112.661", "not measured"],
+        [z3, "25,000", "A, figure", "dev_loss at step 25,000", "271", "220.34"],
+    ]
+    assert written["seeds"][2] == [z3, "seed 0", "2", "-", "4.2", "220.3", "12.3", "-"]
+    assert written["seeds"][4] == ["vae mnist_z3", "report A", "-", "-", "-", "271", "-", "112.661"]
+    assert written["bias"][2:] == [[gan, "12.3", "0.750", "-", "-"]]
+    assert 'src="../results/vae/mnist_z3/samples.png"' in written["gallery"][2][1]
+    assert cells(tables.write("results", [], tmp_path))[2:] == []
+
+
+def test_pages(tmp_path):
+    """Prose is left alone, a model's page shows that model; one wrong marker, and no page is written."""
+    make_results(tmp_path / "results")
+    (tmp_path / "dcgan").mkdir()
+    pages = tmp_path / "README.md", tmp_path / "dcgan" / "README.md"
+    text = "above\n<!-- table: model -->\nold\n<!-- end -->\nbelow"
+    for page in pages:
+        page.write_text(text)
+    for wrong in ("<!-- table: fid -->\n<!-- end -->", "<!-- table: bias -->\n<!-- table: bias -->\n<!-- end -->"):
+        (tmp_path / "RESULTS.md").write_text(wrong)
+        with pytest.raises(UserError, match=r"RESULTS\.md has a marker"):
+            report.main(tmp_path / "runs", tmp_path)
+        assert all(page.read_text() == text for page in pages)
+    (tmp_path / "RESULTS.md").unlink()
+    report.main(tmp_path / "runs", tmp_path)
+    for page in pages:
+        above, table, below = re.split("<!-- .* -->\n", page.read_text())
+        assert (above, below) == ("above\n", "below") and "mnist" in table and "old" not in table
+        assert ("vae" in table) == (page.parent == tmp_path)
+    assert (tmp_path / "results" / "vae" / "seeds.png").stat().st_size > 1000
+
+
+def test_the_page_of_ones_own_runs(tmp_path):
+    make_results(tmp_path)
+    page = report.write_page(tmp_path, [tmp_path / "vae" / name for name in ("mnist_z3", "not_measured")], "Mine")
+    assert page == tmp_path / "RESULTS.md" and page.read_text().startswith("# Mine\n\n## Results\n\n| row ")
+    assert "(vae/mnist_z3)" in page.read_text() and "dcgan" not in page.read_text()
+
+
+def test_the_repository():
+    """Its pages are what results/ gives, what they name is there, kept pictures are small; all rows named are rows."""
+    rows = tables.read_rows((ROOT / "results").glob("*/[!~]*/metrics.json"))
+    for page in report.pages(ROOT):
+        text = page.read_text()
+        assert report.fill(page, rows) == text, f"{page} is not up to date: python -m common.report"
+        links = re.findall(r'(?:src="|\]\()(?!http|#)([^)"#]+)', text)
+        for path in [*links, *re.findall(r'"(results/[^"]+)"', text)]:
+            assert (page.parent / path).exists(), f"{page} names {path}"
+    for path in (ROOT / "results").rglob("*.[pg][ni][gf]"):
+        assert path.stat().st_size < report.LARGEST_PICTURE, path
+    named = {tuple(name.split()) for names, _ in tables.QUESTIONS.values() for name in (*names, *tables.SEEDS)}
+    for model, run in {(row[0]["model"], row[0]["run"]) for row in rows} | named:
+        assert run in import_module(f"{model}.train").RUNS
