@@ -4,11 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
-from common import (
-    classifier,
-    evaluation,
-    plots,
-)  # before TensorFlow, whose messages it keeps quiet
+from common import classifier, evaluation, plots  # before TensorFlow, whose messages it keeps quiet
 
 # isort: split
 import numpy as np

@@ -1,6 +1,6 @@
 """What happens between two steps of a training, one Keras callback for each thing.
 
-They run in the order of `training.callbacks`, and share the `Step` and the step's logs, to which `DevLoss` adds.
+They run in the order of `training.fit`, and share the `Step` and the step's logs, to which `DevLoss` adds.
 """
 
 import contextlib

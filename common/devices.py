@@ -24,14 +24,19 @@ LOST = (
 GPUS = tf.config.list_physical_devices("GPU")
 
 
+def available_cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return sorted(os.sched_getaffinity(0))
+    return [*range(os.cpu_count())]
+
+
 def name() -> str:
     """The device that trains, in words: the GPUs, or the CPU and its cores."""
     if GPUS:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in GPUS]
         return ", ".join(detail.get("device_name", gpu.name) for detail, gpu in zip(details, GPUS))
-    cores = os.cpu_count()
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        cores = len(os.sched_getaffinity(0))
+    cores = len(available_cores())
     return f"CPU, {cores} cores" if cores > 1 else "CPU, 1 core"
 
 

@@ -92,10 +92,15 @@ def load(chosen: Experiment, images: Dataset, networks: tuple[str, ...]) -> tupl
             return state, loaded
 
 
+def sample_count(images: Dataset) -> int:
+    """How many generated images are measured: as many as there are test images, at most 10,000."""
+    return min(10_000, len(images.test.images))
+
+
 def measure(chosen: Experiment, images: Dataset, generate: Callable, drawer) -> tuple[dict, dict]:
     """The metrics of generated images and, for the scale, of the real dev images, both against the test images."""
     real, training = images.test.images, images.train.images
-    count = min(10_000, len(real))
+    count = sample_count(images)
     say(f"  measuring {count:,} generated images")
     sets = {"generated": generate(drawer, count, chosen.seed), "real": images.dev.images}
     generated, floor = metrics.measure(sets, real, training, chosen.row["dataset"]).values()
@@ -169,7 +174,7 @@ def describe_result(chosen: Experiment, images: Dataset, state: State, measured:
         "dataset": images.source,
         "fingerprint": images.fingerprint,
         "images": {name: len(part.images) for name, part in images.splits().items()}
-        | {"generated": min(10_000, len(images.test.images))},
+        | {"generated": sample_count(images)},
         "steps": state.step,
         "steps_planned": chosen.row["steps"],
         "step measured": measured,

@@ -33,7 +33,7 @@ def places(todo: list[Job]) -> list[Place]:
 
     Without GPUs the places share all cores among them.
     """
-    cores, gpus = available_cores(), available_gpus()
+    cores, gpus = devices.available_cores(), available_gpus()
     count = len(gpus or cores)
     if todo:
         memory = statistics.mean(job.memory for job in todo)
@@ -47,13 +47,6 @@ def places(todo: list[Job]) -> list[Place]:
         return [Place("all cores", {}, [])]
     shares = [cores[number % len(cores) :: count] for number in range(count)]
     return [Place(f"core {', '.join(map(str, share))}", threads(len(share)), share) for share in shares]
-
-
-def available_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return sorted(os.sched_getaffinity(0))
-    return [*range(os.cpu_count())]
 
 
 def available_gpus() -> list[str]:

@@ -71,7 +71,7 @@ def test_the_longest_first(root):
 )
 def test_places(root, monkeypatch, jobs, gpus, gigabytes, expected):
     monkeypatch.setenv("JOBS", jobs)
-    monkeypatch.setattr(running, "available_cores", lambda: [0, 1, 2, 3, 4, 5])
+    monkeypatch.setattr(running.devices, "available_cores", lambda: [0, 1, 2, 3, 4, 5])
     monkeypatch.setattr(running, "available_gpus", lambda: gpus)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=gigabytes * 1e9))
     places = running.places(plan.plan(["mnist"])[0])

@@ -129,7 +129,7 @@ def calls(runs):
 
 
 def test_side_by_side(runs, monkeypatch, capsys):
-    monkeypatch.setenv("JOBS", str(max(2, len(running.available_cores()))))
+    monkeypatch.setenv("JOBS", str(max(2, len(running.devices.available_cores()))))
     monkeypatch.setattr(run_all, "SAY_AGAIN", 0.2)
     assert run_all.main([]) == 1
     text = capsys.readouterr().out
@@ -200,7 +200,7 @@ def test_the_weights_are_those_of_train_py(tmp_path, monkeypatch):
     environment = os.environ | running.threads(1) | {"RUNS_DIR": str(tmp_path / "by hand")}
     with subprocess.Popen(by_hand, env=environment, stdout=subprocess.DEVNULL):
         monkeypatch.setenv("RUNS_DIR", str(tmp_path / "runs"))
-        monkeypatch.setenv("JOBS", str(len(running.available_cores())))
+        monkeypatch.setenv("JOBS", str(len(running.devices.available_cores())))
         assert run_all.main(["mnist_z3"]) == 0
     folders = [tmp_path / name / "vae" / "mnist_z3-steps20" for name in ("by hand", "runs")]
     first, second = (checkpoint.read_state(folder) for folder in folders)
