@@ -44,7 +44,7 @@ def truncated(layer):
 # By report the kernels' initial weights, and the biases' and batch norm's scale's where they are not 0 and 1.
 A, B, C = dict(kernel=normal, gamma=normal), dict(kernel=normal), dict(kernel=normal, Conv2D=truncated)
 TORCH, XAVIER = dict(kernel=torch, bias=torch), dict(kernel=xavier)
-D = dict(kernel=truncated, Dense=torch, Dense_bias=torch, gamma=truncated)
+D = dict(kernel=normal, Dense=torch, Dense_bias=torch, gamma=normal)
 OURS = dict(kernel=xavier, Conv2D=he, Conv2DTranspose=normal)
 
 # The noise; what the first layer gets of black and white; the optimisers' rates, beta_1 and beta_2.

@@ -164,7 +164,6 @@ CURVES = {
 }
 
 normal = keras.initializers.RandomNormal
-truncated = keras.initializers.TruncatedNormal
 
 
 def uniform(fan_in):
@@ -229,7 +228,7 @@ def decoder_b(x, channels):
 def encoder_c(x, latent_dim):
     """C's, of 64x64 images."""
     for channels in (32, 64, 128, 256):  # 32x32, 16x16, 8x8, 4x4
-        x = layers.Conv2D(channels, 5, 2, "same", kernel_initializer=truncated(stddev=0.02))(x)
+        x = layers.Conv2D(channels, 5, 2, "same", kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02))(x)
         x = layers.LeakyReLU(0.01)(batch_norm()(x))
     return heads(layers.Flatten()(x), latent_dim, lambda: dict(kernel_initializer=normal(stddev=0.02)))
 
@@ -245,12 +244,15 @@ def decoder_c(x, channels):
 
 
 def encoder_d(x, latent_dim):
-    """D's, of 32x32 images, which it has in [0, 255]; initial weights of the dense layers ours, PyTorch's."""
+    """D's, of 32x32 images, which it has in [0, 255]; initial weights of the dense layers ours, PyTorch's.
+
+    D calls its normals truncated, but Jittor cuts them at +-2, which is a hundred standard deviations.
+    """
     x = layers.Rescaling(255.0)(x)
     shapes = (32, 4, 2, "same"), (64, 4, 2, "same"), (128, 3, 1, "same"), (128, 4, 2, "same"), (256, 4, 1, "valid")
     for shape in shapes:  # 16x16, 8x8, 8x8, 4x4, 1x1
-        x = layers.Conv2D(*shape, activation="relu", kernel_initializer=truncated(stddev=0.02))(x)
-        x = batch_norm(gamma_initializer=truncated(1.0, 0.02))(x)
+        x = layers.Conv2D(*shape, activation="relu", kernel_initializer=normal(stddev=0.02))(x)
+        x = batch_norm(gamma_initializer=normal(1.0, 0.02))(x)
     x = layers.Dense(1024, **uniform(256))(layers.Flatten()(x))
     return heads(x, latent_dim, lambda: uniform(1024))
 
@@ -261,9 +263,9 @@ def decoder_d(x, channels):
         x = layers.Dense(units, activation="relu", **uniform(x.shape[-1]))(x)
     x = layers.Reshape([4, 4, 256])(x)
     for shape in ((256, 4, 2), (256, 3, 1), (128, 4, 2), (128, 3, 1), (64, 4, 2)):  # 8x8, 8x8, 16x16, 16x16, 32x32
-        x = layers.Conv2DTranspose(*shape, "same", activation="relu", kernel_initializer=truncated(stddev=0.02))(x)
-        x = batch_norm(gamma_initializer=truncated(1.0, 0.02))(x)
-    x = layers.Conv2DTranspose(channels, 3, 1, "same", kernel_initializer=truncated(stddev=0.02))(x)
+        x = layers.Conv2DTranspose(*shape, "same", activation="relu", kernel_initializer=normal(stddev=0.02))(x)
+        x = batch_norm(gamma_initializer=normal(1.0, 0.02))(x)
+    x = layers.Conv2DTranspose(channels, 3, 1, "same", kernel_initializer=normal(stddev=0.02))(x)
     return layers.Rescaling(1 / 255)(x)
 
 
