@@ -7,6 +7,8 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 
+from common import usage
+
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
@@ -46,6 +48,7 @@ def _on_error(kind, error, trace):
 
 
 sys.excepthook = _on_error
+usage.answer()
 # Keras warns that a tf.data dataset will not be shuffled again; it is shuffled.
 warnings.filterwarnings("ignore", "`shuffle=True` was passed")
 # Keras can't tell the length of a dataset that several devices share, and takes its end for a mistake.

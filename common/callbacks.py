@@ -8,11 +8,9 @@ import csv
 import errno
 import math
 import os
-import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import keras
@@ -23,7 +21,7 @@ from tqdm import tqdm
 
 from common import checkpoint, devices, plots
 from common.experiment import Experiment
-from common.files import UserError, atomic_write, say
+from common.files import UserError, atomic_write, bar, say
 
 
 class Step(Callback):
@@ -173,26 +171,33 @@ class Terminal(Callback):
         self.step, self.bar = step, None
 
     def on_train_begin(self, logs=None):
-        columns, lines = shutil.get_terminal_size()  # unlike tqdm's own look, never 0
-        self.lines = not sys.stdout.isatty()
-        self.bar = tqdm(
-            total=self.step.last, initial=self.step.start, unit="step", file=sys.stdout, disable=self.lines,
-            mininterval=0.5, ncols=columns, nrows=lines,
-            bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
-        )  # fmt: skip
+        form = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
+        self.bar = bar(total=self.step.last, initial=self.step.start, unit="step", mininterval=0.5, bar_format=form)
         self.said, self.compiled = time.monotonic(), None
 
     def on_train_batch_end(self, batch, logs=None):
         now, step = time.monotonic(), self.step.now
         names = [metric.name for metric in self.model.metrics]
-        self.bar.set_postfix({name: f"{float(logs[name]):.3g}" for name in names}, refresh=False)
-        self.bar.update(step - self.bar.n)
-        if self.lines and (self.step.due or now - self.said > 60):
+        if not self.bar.disable:
+            self.bar.set_postfix_str(self.fitting(f"{name}={float(logs[name]):.3g}" for name in names), refresh=False)
+            self.bar.update(step - self.bar.n)
+        elif self.step.due or now - self.said > 60:
             self.said = now
             names += [f"dev_{name}" for name in names if f"dev_{name}" in logs]
             values = "  ".join(f"{name} {float(logs[name]):.4g}" for name in names)
             say(f"  step {step:,} of {self.step.last:,}  {self.left(now)}{values}")
         self.compiled = self.compiled or (now, step)
+
+    def fitting(self, losses: Iterable[str]) -> str:
+        """The first of the losses that have room beside the steps and the time left."""
+        total = f"{self.step.last}/{self.step.last}"
+        room, shown = self.bar.ncols - len(f"100%|{'':10}| {total} [00:00:00 left]"), []
+        for loss in losses:
+            room -= len(f", {loss}")
+            if room < 0:
+                break
+            shown.append(loss)
+        return ", ".join(shown)
 
     def left(self, now: float) -> str:
         """Time left, as "h:mm:ss left  ", at the mean pace since the first execution, which compiles; then empty."""

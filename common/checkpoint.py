@@ -14,10 +14,8 @@ import keras
 import tensorflow as tf
 
 from common import silenced
-from common.experiment import Experiment
+from common.experiment import CHECKPOINT, Experiment
 from common.files import UserError, atomic_write
-
-CHECKPOINT = "checkpoint.weights.h5"
 
 
 class State(NamedTuple):

@@ -7,6 +7,7 @@ import functools
 import json
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -117,16 +118,23 @@ def save_small(network: keras.Model, path: Path) -> None:
             file.writestr(name, member)
 
 
+def trained_for(name: str) -> str:
+    """The dataset whose classifier reads the dataset `name`: digits are read by one, resized or padded."""
+    return name.removesuffix("_padded")
+
+
 @functools.cache
-def _classifier(name: str) -> keras.Model:
-    """To (features, logits)."""
-    model = keras.saving.load_model(WEIGHTS / f"{name}.keras")
-    return keras.Model(model.inputs, [model.get_layer("features").output, *model.outputs])
+def _classifier(name: str) -> Callable:
+    """Images to (features, logits)."""
+    model = keras.saving.load_model(WEIGHTS / f"{trained_for(name)}.keras")
+    outputs = keras.Model(model.inputs, [model.get_layer("features").output, *model.outputs])
+    return tf.function(functools.partial(outputs, training=False), reduce_retracing=True)
 
 
 def classify(images: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Features float32 (n, 128) and logits of the classifier of the dataset `name`, in one pass."""
-    return tuple(_classifier(name).predict(checked(images), batch_size=500, verbose=0))
+    parts = [_classifier(name)(checked(images)[start : start + 500]) for start in range(0, len(images), 500)]
+    return tuple(np.concatenate(output) for output in zip(*parts))
 
 
 def features(images: np.ndarray, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from common import checkpoint, classifier, datasets, experiment, metrics, plots
 from common.checkpoint import State, load_network
 from common.datasets import Dataset
 from common.experiment import Experiment
-from common.files import UserError, atomic_write, one_line_errors, say
+from common.files import UserError, atomic_write, bar, one_line_errors, say
 from common.training import describe
 
 # Counts up when the measures change, so that run_all.sh calls test.py anew.
@@ -22,6 +22,20 @@ MEASURES = 3
 # By the protocol of two reports; measured of the rows of which they give it.
 REPORT_FID = "FID (Inception, 3,000 training images)"
 WINDOW = 782  # steps of which a training curve's number is the mean: an epoch of one of the reports
+
+
+class Stages:
+    """What is measured, and how far it is: a bar in a terminal, elsewhere a line each."""
+
+    def __init__(self, count: int):
+        self.bar = bar(total=count, bar_format="  {n_fmt}/{total_fmt} {bar:10} {desc} [{elapsed}]", leave=False)
+
+    def begin(self, what: str) -> None:
+        self.bar.set_description_str(what, refresh=False)
+        self.bar.update()
+        self.bar.refresh()
+        if self.bar.disable:
+            say(f"  measuring {what}")
 
 
 def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict, report: Callable) -> None:
@@ -36,8 +50,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
     """
     with one_line_errors():
         chosen = experiment.select(runs, report)
-        if checkpoint.read_state(chosen.folder) is None:
-            raise UserError(f"nothing is trained in {chosen.folder}; first: {chosen.command('train.py')}")
+        chosen.find_checkpoint()
         images = datasets.load(chosen.row["dataset"])
         state, loaded = load(chosen, images, networks)
         describe(chosen, images)
@@ -46,17 +59,21 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         say(f"  state   {state.step:,} of {chosen.steps:,} steps done{kept}")
 
         drawer = loaded[networks[0]]
+        paths = snapshots(chosen, state.step, measured)
+        stages = Stages(len(paths) + 3)
+        stages.begin(f"{sample_count(images):,} generated images")
         generated, floor = measure(chosen, images, generate, drawer)
-        by_step = fid_by_step(chosen, images, generate, state.step, {measured: drawer})
-        say("  drawing")
+        by_step = fid_by_step(chosen, images, generate, paths, {measured: drawer}, stages)
+        stages.begin("figures of the training")
         plots.samples(generate(drawer, 64, chosen.seed), chosen.folder / "samples.png")  # of the step measured
         log = checkpoint.read_log(chosen.folder)
         plots.training(log, curves, chosen.folder, chosen.title)
         title = f"{chosen.title}: {len(images.dev.images):,} samples against the dev set"
         beside = {**siblings_fid(chosen, runs, images.source), chosen.name: by_step}
         plots.fid_by_step({name: beside[name] for name in runs if name in beside}, chosen.folder, title)
+        stages.begin("what the model alone has")
         own = report(chosen, loaded, images)
-
+        stages.bar.close()
         result = describe_result(chosen, images, state, measured) | {
             "metrics": generated,
             "real dev images": floor,
@@ -101,7 +118,6 @@ def measure(chosen: Experiment, images: Dataset, generate: Callable, drawer) -> 
     """The metrics of generated images and, for the scale, of the real dev images, both against the test images."""
     real, training = images.test.images, images.train.images
     count = sample_count(images)
-    say(f"  measuring {count:,} generated images")
     sets = {"generated": generate(drawer, count, chosen.seed), "real": images.dev.images}
     generated, floor = metrics.measure(sets, real, training, chosen.row["dataset"]).values()
     if any(REPORT_FID in figures for figures in chosen.row.get("reported", {}).values()):
@@ -111,15 +127,23 @@ def measure(chosen: Experiment, images: Dataset, generate: Callable, drawer) -> 
     return generated, floor
 
 
-def fid_by_step(chosen: Experiment, images: Dataset, generate: Callable, last: int, at_hand: dict) -> dict[int, float]:
-    """The FID against the dev images of the snapshots up to step `last`, and of networks `at_hand`, by step."""
+def snapshots(chosen: Experiment, last: int, measured: int) -> dict[int, Path]:
+    """The snapshots up to step `last` by step; among them `measured`, of which there may be none."""
+    paths = {int(path.stem): path for path in (chosen.folder / "snapshots").glob("[0-9]*.keras")}
+    paths.setdefault(measured, chosen.folder)
+    return {step: paths[step] for step in sorted(paths) if step <= last}
+
+
+def fid_by_step(
+    chosen: Experiment, images: Dataset, generate: Callable, paths: dict, at_hand: dict, stages: Stages
+) -> dict[int, float]:
+    """The FID against the dev images by step, of the networks of `paths`, or `at_hand`."""
     name, dev = chosen.row["dataset"], images.dev.images
     reference = classifier.features(dev, name)
-    paths = {int(path.stem): path for path in (chosen.folder / "snapshots").glob("[0-9]*.keras")}
     found = {}
-    for step in sorted({*at_hand, *(step for step in paths if step <= last)}):
-        network = at_hand[step] if step in at_hand else load_network(paths[step])
-        drawn = generate(network, len(dev), chosen.seed)
+    for step, path in paths.items():
+        stages.begin(f"FID at step {step:,}")
+        drawn = generate(at_hand.get(step) or load_network(path), len(dev), chosen.seed)
         found[step] = metrics.frechet_distance(reference, classifier.features(drawn, name))
     return found
 
@@ -168,6 +192,7 @@ def latent_path(chosen: Experiment, images: Dataset, to_images: Callable, sample
 def describe_result(chosen: Experiment, images: Dataset, state: State, measured: int) -> dict:
     """What metrics.json says of the experiment beside its numbers."""
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "tensorflow-gan")}
+    extractor = classifier.trained_for(chosen.row["dataset"])
     return {
         "model": chosen.script.name,
         "run": chosen.name,
@@ -182,7 +207,7 @@ def describe_result(chosen: Experiment, images: Dataset, state: State, measured:
         "seconds": round(state.seconds, 1),
         "measures": MEASURES,
         "extractors": {
-            "classifier": f"the {chosen.row['dataset']} classifier of common/classifier.py, 128 features",
+            "classifier": f"the {extractor} classifier of common/classifier.py, 128 features",
             "Inception": "TF-GAN's Inception of TF-Hub, pool_3, 2048 features",
         },
         "versions": {"python": platform.python_version()} | versions,

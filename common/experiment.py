@@ -1,17 +1,20 @@
 """The experiment that the command line asks for: a row of a script, a seed, a number of steps and their folder."""
 
 import contextlib
+import difflib
 import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import portalocker
 
 from common.files import ROOT, UserError, say
+
+CHECKPOINT = "checkpoint.weights.h5"
 
 
 class Experiment(NamedTuple):
@@ -34,6 +37,17 @@ class Experiment(NamedTuple):
         variables = [f"{name}={shlex.quote(os.environ[name])}" for name in names if os.environ.get(name)]
         return " ".join([*variables, "python", shlex.quote(os.path.relpath(self.script / file)), self.name])
 
+    def find_checkpoint(self) -> Path:
+        """The path of its checkpoint.
+
+        Raises:
+            UserError: there is none.
+        """
+        path = self.folder / CHECKPOINT
+        if not path.is_file():
+            raise UserError(f"nothing is trained in {self.folder}; first: {self.command('train.py')}")
+        return path
+
 
 def select(runs: dict, function: Callable) -> Experiment:
     """The experiment that the command line and SEED, STEPS and RUNS_DIR ask for, of the script of `function`.
@@ -41,14 +55,19 @@ def select(runs: dict, function: Callable) -> Experiment:
     Raises:
         UserError: there is no such row, or a variable is not a number.
     """
-    script = Path(inspect.getfile(function)).resolve().parent
-    return named(script, runs, " ".join(sys.argv[1:]) or next(iter(runs)))
+    return named(Path(inspect.getfile(function)).resolve().parent, runs, asked(runs))
+
+
+def asked(runs: dict) -> str:
+    """The name of the row that the command line asks for, by default the first."""
+    return " ".join(sys.argv[1:]) or next(iter(runs))
 
 
 def named(script: Path, runs: dict, name: str) -> Experiment:
     """As `select`, of a script's folder and the name of a row."""
     if name not in runs:
-        raise UserError(f"no run {name!r} in {script.name}: choose one of {', '.join(runs)}")
+        rows = ", ".join(runs)
+        raise UserError(f"no row {name!r} in {script.name}{did_you_mean(name, runs)}: it has {rows}; --help says more")
     seed, steps = number("SEED", 0, 0), number("STEPS", runs[name]["steps"], 1)
     folder = name
     if seed:
@@ -58,9 +77,30 @@ def named(script: Path, runs: dict, name: str) -> Experiment:
     return Experiment(script, name, runs[name], seed, steps, runs_dir() / script.name / folder)
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A question in brackets, after a name that is none of `names` but near one; else nothing."""
+    near = difflib.get_close_matches(name.lower(), names, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
 def runs_dir() -> Path:
     """RUNS_DIR, by default the repository's runs/."""
     return Path(os.environ.get("RUNS_DIR") or ROOT / "runs").expanduser()
+
+
+def data_dir() -> Path:
+    """DATA_DIR, by default the repository's data/.
+
+    Raises:
+        UserError: DATA_DIR is set, but is no folder.
+    """
+    chosen = os.environ.get("DATA_DIR")
+    if not chosen:
+        return ROOT / "data"
+    path = Path(os.path.expanduser(chosen))  # noqa: PTH111  pathlib's raises where it finds no home
+    if not path.is_dir():
+        raise UserError(f"DATA_DIR={path} is not a folder: set it to the one of mnist.npz, cifar10.npz and celeba/")
+    return path
 
 
 def number(variable: str, default: int, least: int) -> int:

@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,9 +20,16 @@ class UserError(Exception):
 def say(line: str = "") -> None:
     """Prints a line at once. A closed pipe or terminal is no reason to lose what is computed: then to nowhere."""
     try:
-        print(line, flush=True)
+        with tqdm.external_write_mode(sys.stdout):  # below which a bar goes on
+            print(line, flush=True)
     except (OSError, ValueError, AttributeError):
         sys.stdout = open(os.devnull, "w")
+
+
+def bar(**options) -> tqdm:
+    """A progress bar for terminals, `disable`d elsewhere."""
+    columns, lines = shutil.get_terminal_size()  # unlike tqdm's own look, never 0
+    return tqdm(ncols=columns, nrows=lines, file=sys.stdout, disable=not sys.stdout.isatty(), **options)
 
 
 @contextlib.contextmanager

@@ -27,9 +27,9 @@ from common.files import say
 def _inception():
     """TF-GAN's Inception of TF-Hub; None, and a line that says so, where it can't be had."""
     try:
-        inception = tfgan("inception_metrics")
         if not os.environ.get("TFHUB_CACHE_DIR") and not reachable("https://tfhub.dev"):
             raise OSError("no network, and no TFHUB_CACHE_DIR that holds its weights")
+        inception = tfgan("inception_metrics")
         return inception.tfhub.load(inception.INCEPTION_TFHUB)
     except Exception as error:  # of TF-Hub, urllib or TensorFlow; of pkg_resources, which setuptools 82 no longer has
         say(f"*** FID (Inception) is not measured: {(str(error) or type(error).__name__).splitlines()[0]}")
@@ -124,13 +124,18 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tup
     The share of generated features that lie in a ball around some real one, up to its k-th nearest fellow; the same
     with the sets exchanged.
     """
-    return _share_inside(real, generated, k), _share_inside(generated, real, k)
+    radii, generated_radii = (
+        NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors()[0][:, -1] for x in (real, generated)
+    )
+    covered = np.zeros(len(real), bool)
 
+    def inside(distances, start):
+        """Of some of the generated features; of the real ones what is in the balls of these."""
+        covered[:] |= (distances <= generated_radii[start : start + len(distances), None]).any(0)
+        return (distances <= radii).any(1)
 
-def _share_inside(centres: np.ndarray, points: np.ndarray, k: int) -> float:
-    radii = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(centres).kneighbors()[0][:, -1]
-    inside = pairwise_distances_chunked(points, centres, reduce_func=lambda d, _: (d <= radii).any(1))
-    return float(np.concatenate(list(inside)).mean())
+    precise = np.concatenate([*pairwise_distances_chunked(generated, real, reduce_func=inside)])
+    return float(precise.mean()), float(covered.mean())
 
 
 def sharpness(images: np.ndarray) -> float:

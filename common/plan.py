@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import checkpoint, datasets, evaluation, experiment
-from common.experiment import Experiment
+from common.experiment import Experiment, did_you_mean
 from common.files import ROOT, UserError, say
 
 TESTING = 90  # seconds of a test.py, about
@@ -61,8 +61,8 @@ def choose(words: list[str]) -> list[Experiment]:
     if not chosen:
         wrong = [word for word in words if word not in known] or words
         raise UserError(
-            f"no row is called {' and '.join(wrong)}: words are of {', '.join(sorted(known))}; without one, "
-            "./run_all.sh takes all rows"
+            f"no row is called {' and '.join(wrong)}{did_you_mean(wrong[0], known)}: words are of "
+            f"{', '.join(sorted(known))}; without one, ./run_all.sh takes all rows"
         )
     return chosen
 

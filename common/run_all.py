@@ -23,7 +23,7 @@ import psutil
 import tensorflow as tf
 from tqdm import tqdm
 
-from common import experiment, report
+from common import experiment, report, usage
 from common.files import one_line_errors, say
 from common.plan import Job, missing, plan, show
 from common.running import Place, Running, hold, places
@@ -39,12 +39,6 @@ class Display:
         if sys.stdout.isatty():
             options = dict(bar_format="{desc}", leave=False, file=sys.stdout)
             self.bars = [tqdm(position=number, **options) for number in range(count)]
-
-    def say(self, line: str) -> None:
-        if not self.bars:
-            return say(line)
-        with contextlib.suppress(OSError):  # the terminal is gone
-            tqdm.write(line, file=sys.stdout)
 
     def refresh(self, running: list[Running]) -> None:
         """Shows what runs; where there is no terminal, a line per row and minute."""
@@ -96,7 +90,7 @@ class RunAll:
                         heard += 1
                         self.stop(number)
                         if heard == 1:
-                            self.display.say("stopping, each row after its step; once more to stop at once")
+                            say("stopping, each row after its step; once more to stop at once")
                     if not came:
                         self.start()
                     self.display.refresh(self.running)
@@ -132,18 +126,18 @@ class RunAll:
         lock = hold(each)
         if lock is None:
             if job.title not in self.in_use:
-                self.display.say(f"{job.title}: left for now, as another process is at work in {each.folder}")
+                say(f"{job.title}: left for now, as another process is at work in {each.folder}")
             self.in_use[job.title] = time.monotonic()
             return
         self.waiting.remove(job)
         calls = missing(each, job.identity)
         if not calls:
             lock.close()
-            self.display.say(f"{job.title}: done by another process")
+            say(f"{job.title}: done by another process")
             return
         row = Running(job, calls, self.free.pop(), lock)
         self.running.append(row)
-        self.display.say(f"{job.title}: {' and '.join([row.file, *calls])} on {row.place.name}, log {row.log}")
+        say(f"{job.title}: {' and '.join([row.file, *calls])} on {row.place.name}, log {row.log}")
 
     def look(self, row: Running, stopping: bool) -> None:
         """Goes on with a row whose script has ended."""
@@ -158,10 +152,10 @@ class RunAll:
         self.free.append(row.place)
         if code and not stopping:
             self.failed.append(f"FAILED {row.job.title}: {row.failure(code)}")
-            self.display.say(self.failed[-1])
+            say(self.failed[-1])
         elif not code and not row.calls:
             took = tqdm.format_interval(time.monotonic() - row.begun)
-            self.display.say(f"{row.job.title}: done in {took}; rows that wait: {len(self.waiting)}")
+            say(f"{row.job.title}: done in {took}; rows that wait: {len(self.waiting)}")
             write_page()
 
 
@@ -178,6 +172,10 @@ def write_page() -> Path:
 
 def main(words: list[str]) -> int:
     """Returns the exit code."""
+    if usage.HELP & {*words}:
+        print(__doc__, usage.variables(), sep="\n")
+        return 0
+    usage.warn_of_variables()
     jobs, absent = plan(words)
     todo = [job for job in jobs if job.calls]
     chosen = places(todo)

@@ -58,6 +58,10 @@ def test_mnist_of_an_npz(place, monkeypatch):
     expected = weights @ np.concatenate([arrays["x_train"], arrays["x_test"]]) @ weights.T
     np.testing.assert_allclose(images, expected[..., None], atol=1.1)
     assert images.dtype == labels.dtype == np.uint8
+    padded = datasets.load("mnist_padded")
+    np.testing.assert_array_equal(padded.test.images[:, 2:30, 2:30, 0], arrays["x_test"])
+    assert padded.test.images.sum() == arrays["x_test"].sum() and padded.fingerprint == mnist.fingerprint
+    assert {*padded.identity.values()} != {*mnist.identity.values()}
     monkeypatch.setattr(archives, "MNIST", mnist.fingerprint)
     assert datasets.load("mnist").source == "MNIST"
     np.savez(place / "mnist.npz", **arrays | {"x_test": arrays["x_test"][:, :, ::-1]})
@@ -163,7 +167,7 @@ def test_data_dir(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is not a folder"):
         datasets.load("mnist")
     (tmp_path / "data").mkdir()
-    assert datasets.folder() == tmp_path / "data"
+    assert datasets.data_dir() == tmp_path / "data"
 
 
 class Payload:

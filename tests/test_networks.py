@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 from scripts import MODULES
 
-SHAPES = {"mnist": (32, 32, 1), "cifar10": (32, 32, 3), "celeba": (64, 64, 3)}
+SHAPES = {"mnist": (32, 32, 1), "mnist_padded": (32, 32, 1), "cifar10": (32, 32, 3), "celeba": (64, 64, 3)}
 CUT = 0.8796256610342398  # the standard deviation of N(0, 1) cut at -2 and 2
 
 

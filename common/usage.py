@@ -1,0 +1,85 @@
+"""What train.py and test.py answer before they import TensorFlow, which takes seconds: --help, and most mistakes."""
+
+import ast
+import difflib
+import os
+import sys
+from pathlib import Path
+
+from common import experiment
+from common.files import one_line_errors, say
+
+HELP = {"-h", "--help"}
+VARIABLES = {
+    "DATA_DIR": "the folder of mnist.npz, cifar10.npz and celeba/; by default data/, else what can be downloaded",
+    "RUNS_DIR": "the folder of the results, by default runs/",
+    "SEED": "another seed than 0, in a folder of its own",
+    "STEPS": "another number of steps, in a folder of its own",
+    "JOBS": "of ./run_all.sh: how many rows run at once",
+}
+
+
+def answer() -> None:
+    """Looks at the command line of a train.py or test.py; ends the process where there is nothing to run.
+
+    Raises:
+        SystemExit: after --help with 0, after a mistake with 2.
+    """
+    script = Path(sys.argv[0])
+    code = script.with_name("train.py")
+    if script.name not in ("train.py", "test.py") or not code.is_file():
+        return
+    with one_line_errors():
+        runs = read_runs(code)
+        if HELP & {*sys.argv[1:]}:
+            print(text(script, runs))
+            sys.exit(0)
+        warn_of_variables()
+        experiment.data_dir()
+        if runs:
+            chosen = experiment.named(script.resolve().parent, runs, experiment.asked(runs))
+            if script.name == "test.py":
+                chosen.find_checkpoint()
+
+
+def read_runs(path: Path) -> dict | None:
+    """RUNS of a train.py; None where it is more than one literal, which only Python itself can read."""
+    tree = ast.parse(path.read_text())
+    named = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "RUNS"]
+    literals = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0] in named]
+    if len(literals) != 1 or len(named) != 2:  # it, and what `train` is given
+        return None
+    try:
+        return eval(compile(ast.Expression(literals[0]), path, "eval"), {"__builtins__": {"dict": dict}})
+    except Exception:  # of a name that the file gives a value
+        return None
+
+
+def text(script: Path, runs: dict | None) -> str:
+    """What --help prints."""
+    title = ast.get_docstring(ast.parse(script.read_text()))
+    lines = [f"usage: python {script} [row]", "", title, ""]
+    if runs:
+        lines += ["rows, of which the first is the default:"]
+        lines += [f"  {name:22}{described(row)}" for name, row in runs.items()]
+        lines += [""]
+    return "\n".join([*lines, variables()])
+
+
+def described(row: dict) -> str:
+    """A row in a line: its images, its steps, and the reports that have it."""
+    reports = sorted({source.split(",")[0] for source in row["reported"]})
+    source = f"report {' and '.join(reports)}" if reports else "ours"
+    return f"{row['dataset']:9}{row['steps']:>8,} steps of batch {row['batch_size']:<4}{source}"
+
+
+def variables() -> str:
+    """The environment variables, a line each."""
+    return "\n".join(["environment variables:", *(f"  {name:22}{what}" for name, what in VARIABLES.items())])
+
+
+def warn_of_variables() -> None:
+    """Names what is set and looks like one of VARIABLES, but is none."""
+    for name in os.environ:
+        if name not in VARIABLES and (near := difflib.get_close_matches(name.upper(), VARIABLES, 1, 0.85)):
+            say(f"*** {name} is set, which has no meaning here: {near[0]} has")

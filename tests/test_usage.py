@@ -1,0 +1,62 @@
+"""What the scripts answer at once: --help, and the mistakes of a command line."""
+
+import pytest
+from scripts import MODULES, ROOT, call, is_one_line
+
+from common import plan, usage
+from common.files import UserError
+
+
+@pytest.fixture
+def no_tensorflow(tmp_path):
+    """Variables with which its import fails."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "tensorflow.py").write_text("raise RuntimeError('imported')")
+    return {"PYTHONPATH": str(tmp_path / "modules")}
+
+
+@pytest.mark.parametrize("file", ["train.py", "test.py"])
+@pytest.mark.parametrize("script", MODULES)
+def test_help(script, file, tmp_path, no_tensorflow):
+    code, out, err = call(tmp_path, f"{script}/{file}", "--help" if file == "train.py" else "-h", **no_tensorflow)
+    assert (code, err) == (0, "")
+    for name, row in MODULES[script].RUNS.items():
+        line = next(line for line in out.splitlines() if line.split()[:1] == [name])
+        assert row["dataset"] in line and f"{row['steps']:,} steps" in line
+        assert all(source[0] in line for source in row["reported"])
+    assert all(name in out for name in usage.VARIABLES)
+
+
+def test_mistakes(tmp_path, no_tensorflow):
+    for words, texts, variables in (
+        (["dcgan/train.py", "MNIST"], ["did you mean mnist?"], {}),
+        (["dcgan/test.py", "mnist_bais"], ["did you mean mnist_bias?"], {}),
+        (["wgan/train.py", "--steps", "5"], ["--steps 5", *MODULES["wgan"].RUNS], {}),
+        (["vae/train.py"], ["STEPS=many"], {"STEPS": "many"}),
+        (["vae/train.py"], ["DATA_DIR"], {"DATA_DIR": str(tmp_path / "nowhere")}),
+        (["vae/test.py"], ["nothing is trained", "vae/train.py mnist_z100"], {}),
+    ):
+        code, _, err = call(tmp_path, *words, **no_tensorflow, **variables)
+        is_one_line(code, err, *texts)
+    with pytest.raises(UserError, match="did you mean mnist"):
+        plan.choose(["vae", "MNITS"])
+
+
+def test_variables_that_look_like_ours(monkeypatch, capsys):
+    for name in ("STEP", "SEEDS", "DATADIR", "seed", "XDG_DATA_DIRS"):
+        monkeypatch.setenv(name, "1")
+    usage.warn_of_variables()
+    said = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(said) == ["DATADIR", "SEEDS", "STEP", "seed"]
+
+
+def test_the_rows_are_read_without_python(tmp_path):
+    """Or not at all, where the file does more than name them."""
+    for name, module in MODULES.items():
+        assert usage.read_runs(ROOT / name / "train.py") == module.RUNS
+    path, rows = tmp_path / "train.py", "RUNS = {'a': dict(steps=3 * 5)}\n"
+    path.write_text(f"{rows}train(RUNS)\n")
+    assert usage.read_runs(path) == {"a": {"steps": 15}}
+    for text in (f"{rows}RUNS['b'] = {{}}\ntrain(RUNS)\n", "N = 3\nRUNS = {'a': N}\ntrain(RUNS)\n", "train(RUNS)\n"):
+        path.write_text(text)
+        assert usage.read_runs(path) is None
