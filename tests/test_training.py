@@ -229,7 +229,7 @@ class Screen(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("columns", "last", "room"), [(80, 25_000, 2), (80, 187_500, 1), (60, 25_000, 0), (200, 9, 6)])
+@pytest.mark.parametrize(("columns", "last", "room"), [(80, 25_000, 2), (60, 187_500, 1), (45, 25_000, 0), (200, 9, 6)])
 def test_the_bar_shows_the_losses_that_have_room(monkeypatch, columns, last, room):
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(sys, "stdout", Screen())
