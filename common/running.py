@@ -93,13 +93,16 @@ class Running:
     def call(self) -> None:
         """Starts the next script."""
         self.file = self.calls.pop(0)
-        with open(self.log, "ab") as log:
+        options = {}
+        if os.name == "posix":
             # In a session of its own the terminal's Ctrl-C does not reach it. It shares the lock, which so lasts as
             # long as it works, even if this process is killed.
+            options = {"start_new_session": True, "pass_fds": [self.lock.fileno()]}
+        with open(self.log, "ab") as log:
             self.process = psutil.Popen(
                 [sys.executable, "-u", self.each.script / self.file, self.each.name],
                 env=os.environ | self.place.variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                pass_fds=[self.lock.fileno()], start_new_session=True,
+                **options,
             )  # fmt: skip
         if self.place.cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(self.process.pid, self.place.cores)
