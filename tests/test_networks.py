@@ -62,6 +62,7 @@ ROWS = {
     **{("vae", f"cifar10_beta{beta}"): (1_364_456, 6_747_267, D, *VAE_D) for beta in (2, 4, 6)},
     **{("vae", f"celeba_z512{kl}"): (5_274_368, 2_792_099, C, *VAE_C) for kl in ("", "_weak_kl")},
     ("vae", "celeba_z128"): (20_829_568, 12_641_283, TORCH, *VAE_B),
+    ("dcgan", "mnist_padded"): (143_840, 42_432, A, *GAN),
     ("dcgan", "mnist"): (143_840, 42_432, A, *GAN),
     ("dcgan", "mnist_bias"): (143_953, 42_432, A, *GAN),
     ("dcgan", "mnist_wide"): (1_705_400, 42_432, A, *GAN),

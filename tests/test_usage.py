@@ -1,5 +1,8 @@
 """What the scripts answer at once: --help, and the mistakes of a command line."""
 
+import sys
+import textwrap
+
 import pytest
 from scripts import MODULES, ROOT, call, is_one_line
 
@@ -60,3 +63,18 @@ def test_the_rows_are_read_without_python(tmp_path):
     for text in (f"{rows}RUNS['b'] = {{}}\ntrain(RUNS)\n", "N = 3\nRUNS = {'a': N}\ntrain(RUNS)\n", "train(RUNS)\n"):
         path.write_text(text)
         assert usage.read_runs(path) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes away what Linux has")
+def test_what_windows_lacks_is_not_needed(tmp_path):
+    """Neither by what trains nor by what runs all rows; the lock's library, which has it, is left out here."""
+    code = """
+        import os, signal, sys, types
+        import absl.logging, psutil  # which know the system they are on
+        sys.modules |= {"fcntl": None, "portalocker": types.ModuleType("portalocker")}
+        del signal.SIGHUP, os.sched_getaffinity, os.sched_setaffinity, os.posix_fallocate
+        import common.run_all, common.training, common.evaluation
+    """
+    (tmp_path / "windows.py").write_text(textwrap.dedent(code))
+    code, out, err = call(tmp_path, tmp_path / "windows.py", PYTHONPATH=str(ROOT))
+    assert (code, out, err) == (0, "", "")
