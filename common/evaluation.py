@@ -15,7 +15,7 @@ from common.checkpoint import State, load_network
 from common.datasets import Dataset
 from common.experiment import Experiment
 from common.files import UserError, atomic_write, bar, one_line_errors, say
-from common.training import describe
+from common.training import describe, draw_training
 
 # Counts up when the measures change, so that run_all.sh calls test.py anew.
 MEASURES = 3
@@ -66,8 +66,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         by_step = fid_by_step(chosen, images, generate, paths, {measured: drawer}, stages)
         stages.begin("figures of the training")
         plots.samples(generate(drawer, 64, chosen.seed), chosen.folder / "samples.png")  # of the step measured
-        log = checkpoint.read_log(chosen.folder)
-        plots.training(log, curves, chosen.folder, chosen.title)
+        log = draw_training(chosen, curves)
         title = f"{chosen.title}: {len(images.dev.images):,} samples against the dev set"
         beside = {**siblings_fid(chosen, runs, images.source), chosen.name: by_step}
         plots.fid_by_step({name: beside[name] for name in runs if name in beside}, chosen.folder, title)

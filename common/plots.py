@@ -232,12 +232,14 @@ def compared(logs: dict[str, list[dict]], panels: dict[str, str], path: Path, ti
     _save(figure, path)
 
 
-def training(log: list[dict], panels: dict[str, list[str]], folder: Path, title: str) -> None:
-    """The figures of the training itself: curves.png, and training.gif of the sheets in samples/."""
+def training(log: list[dict], panels: dict[str, list[str]], folder: Path, title: str) -> bool:
+    """The figures of the training itself: curves.png, and training.gif of the sheets in samples/, if there are any."""
     if log:
         curves(log, panels, folder / "curves.png", title)
-    if frames := sorted((folder / "samples").glob("[0-9]*.png")):
+    frames = sorted((folder / "samples").glob("[0-9]*.png"))
+    if frames:
         gif(frames, folder / "training.gif")
+    return bool(frames)
 
 
 def fid_by_step(runs: dict[str, dict[int, float]], folder: Path, title: str) -> None:

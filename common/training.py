@@ -71,12 +71,22 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
             if not state.best and not worker:
                 checkpoint.save_networks(model, chosen.folder)  # as this version writes them
         if not worker:
-            plots.training(checkpoint.read_log(chosen.folder), curves, chosen.folder, chosen.title)
+            draw_training(chosen, curves)
         if signal:
             say(f"stopped before the end; to go on: {chosen.command('train.py')}")
             sys.exit(128 + signal)
         say(f"done: samples.png, training.gif, curves.png and the trained networks are in {chosen.folder}")
         say(f"next: {chosen.command('test.py')}")
+
+
+def draw_training(chosen: Experiment, curves: dict) -> list[dict]:
+    """Draws the figures of the training from what it has left; returns its log."""
+    log = checkpoint.read_log(chosen.folder)
+    if not log:
+        say(f"*** {chosen.folder / 'log.csv'} is gone: no curves are drawn")
+    if not plots.training(log, curves, chosen.folder, chosen.title):
+        say(f"*** {chosen.folder / 'samples'} is empty: training.gif is not drawn")
+    return log
 
 
 def describe(chosen: Experiment, images: Dataset) -> None:

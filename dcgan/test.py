@@ -35,7 +35,7 @@ def last_outputs(log):
     Of real images, of generated ones before D's update of the step and after it.
     """
     last = [row for row in log if int(row["step"]) > 0.9 * int(log[-1]["step"])]
-    return {f"last tenth: {name}": float(np.mean([float(row[name]) for row in last])) for name in
+    return {f"last tenth: {name}": float(np.mean([float(row[name]) for row in last])) if last else None for name in
             ("d_real", "d_fake_before", "d_fake_after")}  # fmt: skip
 
 

@@ -406,6 +406,19 @@ def test_a_finished_run_is_not_trained_again(trained, monkeypatch, capsys):
     assert (whole / CHECKPOINT).read_bytes() == before
 
 
+@pytest.mark.parametrize("trained", ["vae", "dcgan"], indirect=True)
+def test_a_log_and_samples_that_are_gone(trained, tmp_path):
+    script, whole, _ = trained
+    folder = tmp_path / "runs" / script / whole.name
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "samples")
+    (folder / "log.csv").unlink()
+    for file in ("train.py", "test.py"):
+        code, out, err = call(tmp_path, f"{script}/{file}", STEPS="105")
+        assert (code, err) == (0, "") and "log.csv is gone" in out and "samples is empty" in out
+    assert (folder / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("trained", SCRIPTS[:1], indirect=True)
 def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
     script, whole, _ = trained
