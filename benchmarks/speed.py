@@ -26,7 +26,7 @@ ROWS = (
 # Keras' order of these layers of one input is another.
 HEADS = "source", "label", "q_hidden", "q_norm", "q_categorical", "q_continuous", "mean", "log_variance"
 ROOT = Path(__file__).resolve().parent.parent
-ROUNDS, SECONDS = 7, 3.0
+ROUNDS, SECONDS = 7, 2.0
 
 
 def memory():
@@ -37,13 +37,9 @@ def memory():
 class Keras:
     """A row as train.py runs it."""
 
-    def __init__(self, row, precision):
-        import keras
-
+    def __init__(self, row):
         from common import datasets, devices, experiment, training
 
-        if precision == "bf16":
-            keras.config.set_dtype_policy("mixed_bfloat16")
         self.script, name = row.split("/")
         self.module, self.batches_of = import_module(f"{self.script}.train"), training.batches
         script = ROOT / self.script
@@ -139,12 +135,11 @@ class Keras:
         self.model.fit(batches, callbacks=[Clock()], verbose=0)
         return times[-1] - times[0]
 
-    def peak(self, precision):
+    def peak(self):
         """GFLOP a second of a matrix product."""
         import tensorflow as tf
 
         a = tf.random.normal([2048, 2048])
-        a = tf.cast(a, tf.bfloat16) if precision == "bf16" else a
         product = tf.function(lambda a: tf.reduce_sum(a @ a))
         return fastest(lambda: float(product(a)))
 
@@ -159,18 +154,18 @@ def fastest(product):
     return 2 * 2048**3 / min(times) / 1e9
 
 
-def worker(pipe, side, row, precision):
+def worker(pipe, side, row):
     if side == "keras":
         from common import training  # noqa: F401  TensorFlow and Keras
 
         imported = memory()
-        made = Keras(row, precision)
+        made = Keras(row)
     else:
         sys.path.insert(0, str(Path(__file__).parent))
         from twins import Torch
 
         imported = memory()
-        made = Torch(precision, side)
+        made = Torch(side)
     while call := pipe.recv():
         name, *arguments = call
         pipe.send(memory() - imported if name == "memory" else getattr(made, name)(*arguments))
@@ -179,10 +174,10 @@ def worker(pipe, side, row, precision):
 class Side:
     """Calls the methods of a `Keras` or `Torch` in another process."""
 
-    def __init__(self, side, row, precision):
+    def __init__(self, side, row):
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=worker, args=(theirs, side, row, precision), daemon=True)
+        self.process = context.Process(target=worker, args=(theirs, side, row), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -195,23 +190,22 @@ class Side:
         self.process.join()
 
 
-def agreeing(row, precision, path):
+def agreeing(row, path):
     """The three sides, and what they were loaded with, once their losses of three steps have been found to agree."""
-    sides = {name: Side(name, row, precision) for name in ("keras", "eager", "compile")}
+    sides = {name: Side(name, row) for name in ("keras", "eager", "compile")}
     loaded, steps = sides["keras"]("example", 3, path)
-    tolerance = 1e-3 if precision == "float32" else 3e-2
     for name in ("eager", "compile"):
         sides[name]("load", *loaded)
         for number, (losses, (*_, expected)) in enumerate(zip(sides[name]("steps", [s[:3] for s in steps]), steps)):
             for key, value in losses.items():
-                if not abs(value - expected[key]) <= tolerance * 10**number * max(1, abs(expected[key])):
+                if not abs(value - expected[key]) <= 1e-3 * 10**number * max(1, abs(expected[key])):
                     raise SystemExit(f"{row}, step {number + 1}: {key} is {value} in PyTorch, {expected[key]} in Keras")
     return sides, loaded
 
 
-def compare(row, precision, path):
-    """The entry of speed.json of one row at one precision."""
-    sides, loaded = agreeing(row, precision, path)
+def compare(row, path):
+    """The entry of speed.json of one row."""
+    sides, loaded = agreeing(row, path)
     counts, times = {}, {name: [] for name in sides}
     for name, side in sides.items():
         side("seconds", 20)
@@ -222,7 +216,7 @@ def compare(row, precision, path):
     drawing = sides["keras"]("drawing", 1000) / 1000
     medians = {name: statistics.median(values) for name, values in times.items()}
     gflop = sides["eager"]("gflop")
-    peak = max(sides["keras"]("peak", precision), sides["eager"]("peak", precision))
+    peak = max(sides["keras"]("peak"), sides["eager"]("peak"))
     result = {
         "ratio": min(medians["eager"], medians["compile"]) / medians["keras"],
         "share_of_peak": gflop / medians["keras"] / peak,
@@ -236,12 +230,12 @@ def compare(row, precision, path):
     }
     for side in sides.values():
         side.close()
-    return result | {"memory above the import (MB)": {name: memory_of(name, row, precision, loaded) for name in sides}}
+    return result | {"memory above the import (MB)": {name: memory_of(name, row, loaded) for name in sides}}
 
 
-def memory_of(side, row, precision, loaded):
+def memory_of(side, row, loaded):
     """The most that a process takes which does nothing else than the steps, MB above the import of its framework."""
-    made = Side(side, row, precision)
+    made = Side(side, row)
     if side != "keras":
         made("load", *loaded)
     made("seconds", 50)
@@ -269,17 +263,14 @@ def first_step(row):
 if __name__ == "__main__":
     results = []
     for row in sys.argv[1:] or ROWS:
-        entry = {"row": row, "seconds to the first line of steps": first_step(row)}
-        for precision in ("float32", "bf16"):
-            with tempfile.TemporaryDirectory() as folder:
-                result = compare(row, precision, f"{folder}/images.npz")
-            entry |= {f"ratio_{precision}": result["ratio"], precision: result}
-            entry.setdefault("share_of_peak", result["share_of_peak"])
-            steps = {name: f"{1 / value:.1f}" for name, value in result["seconds a step"].items()}
-            print(row, precision, f"{result['ratio']:.2f}", f"{result['share_of_peak']:.0%}", steps,
-                  f"data {result['waiting for data (share)']:.1%}", result["memory above the import (MB)"],
-                  f"{entry['seconds to the first line of steps']:.1f} s", flush=True)  # fmt: skip
-        results.append(entry)
+        with tempfile.TemporaryDirectory() as folder:
+            result = {"row": row, "seconds to the first line of steps": first_step(row)}
+            result |= compare(row, f"{folder}/images.npz")
+        steps = {name: f"{1 / value:.2f}" for name, value in result["seconds a step"].items()}
+        print(row, f"{result['ratio']:.2f}", f"{result['share_of_peak']:.0%}", steps,
+              f"data {result['waiting for data (share)']:.1%}", result["memory above the import (MB)"],
+              f"{result['seconds to the first line of steps']:.1f} s", flush=True)  # fmt: skip
+        results.append(result)
     folder = Path(os.environ.get("RUNS_DIR") or ROOT / "runs")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "speed.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -364,8 +364,8 @@ class Counter(TorchDispatchMode):
 class Torch:
     """A side of the benchmark; `variant`: "eager" or "compile"."""
 
-    def __init__(self, precision, variant):
-        self.precision, self.variant = precision, variant
+    def __init__(self, variant):
+        self.variant = variant
 
     def load(self, script, row, weights, path):
         """Keras' kernels, biases, scales and offsets of each network, in the order of its layers; the data's file."""
@@ -389,8 +389,7 @@ class Torch:
                     part.compile()
 
     def step(self, images, labels, draws):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
-            losses = self.model.step(images, labels, draws)
+        losses = self.model.step(images, labels, draws)
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def steps(self, batches):
@@ -421,9 +420,9 @@ class Torch:
             self.next_step()
         return counter.flop / 1e9
 
-    def peak(self, precision):
+    def peak(self):
         """GFLOP a second of a matrix product."""
         from speed import fastest
 
-        a = torch.randn(2048, 2048, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+        a = torch.randn(2048, 2048)
         return fastest(lambda: a @ a)
