@@ -208,8 +208,8 @@ def compare(row, path):
     sides, loaded = agreeing(row, path)
     counts, times = {}, {name: [] for name in sides}
     for name, side in sides.items():
-        side("seconds", 20)
-        counts[name] = max(20, round(SECONDS / side("seconds", 20) * 2) * 10)
+        side("seconds", 10)
+        counts[name] = 10 * max(1, round(SECONDS / side("seconds", 10)))
     for _ in range(ROUNDS):
         for name, side in sides.items():
             times[name].append(side("seconds", counts[name]) / counts[name])

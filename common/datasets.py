@@ -69,9 +69,12 @@ class Dataset(NamedTuple):
 
 def _resized(digits: np.ndarray) -> np.ndarray:
     """Digits uint8 (n, 28, 28) as (n, 32, 32, 1), bilinearly; four at a time, each a channel."""
-    fours = np.pad(digits, [(0, -len(digits) % 4), (0, 0), (0, 0)]).reshape(-1, 4, 28, 28).transpose(0, 2, 3, 1).copy()
-    resized = [Image.fromarray(four, "CMYK").resize((32, 32), Image.Resampling.BILINEAR) for four in fours]
-    return np.stack(resized).transpose(0, 3, 1, 2).reshape(-1, 32, 32, 1)[: len(digits)]
+    fours = np.pad(digits, [(0, -len(digits) % 4), (0, 0), (0, 0)]).reshape(-1, 4, 28, 28)
+    resized = np.empty([len(fours), 4, 32, 32], np.uint8)
+    for four, place in zip(fours, resized):
+        image = Image.fromarray(np.moveaxis(four, 0, -1).copy(), "CMYK")
+        place[:] = np.moveaxis(np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)), -1, 0)
+    return resized.reshape(-1, 32, 32, 1)[: len(digits)]
 
 
 def _padded(digits: np.ndarray) -> np.ndarray:

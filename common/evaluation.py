@@ -35,7 +35,7 @@ class Stages:
         self.bar.update()
         self.bar.refresh()
         if self.bar.disable:
-            say(f"  measuring {what}")
+            say(f"  {what}")
 
 
 def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict, report: Callable) -> None:
@@ -61,16 +61,16 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         drawer = loaded[networks[0]]
         paths = snapshots(chosen, state.step, measured)
         stages = Stages(len(paths) + 3)
-        stages.begin(f"{sample_count(images):,} generated images")
+        stages.begin(f"metrics of {sample_count(images):,} generated images")
         generated, floor = measure(chosen, images, generate, drawer)
         by_step = fid_by_step(chosen, images, generate, paths, {measured: drawer}, stages)
-        stages.begin("figures of the training")
+        stages.begin("training curves")
         plots.samples(generate(drawer, 64, chosen.seed), chosen.folder / "samples.png")  # of the step measured
         log = draw_training(chosen, curves)
         title = f"{chosen.title}: {len(images.dev.images):,} samples against the dev set"
         beside = {**siblings_fid(chosen, runs, images.source), chosen.name: by_step}
         plots.fid_by_step({name: beside[name] for name in runs if name in beside}, chosen.folder, title)
-        stages.begin("what the model alone has")
+        stages.begin("model-specific measures")
         own = report(chosen, loaded, images)
         stages.bar.close()
         result = describe_result(chosen, images, state, measured) | {

@@ -70,7 +70,7 @@ def described(row: dict) -> str:
     """A row in a line: its images, its steps, and the reports that have it."""
     reports = sorted({source.split(",")[0] for source in row["reported"]})
     source = f"report {' and '.join(reports)}" if reports else "ours"
-    return f"{row['dataset']:9}{row['steps']:>8,} steps of batch {row['batch_size']:<4}{source}"
+    return f"{row['dataset']:13}{row['steps']:>8,} steps of batch {row['batch_size']:<4}{source}"
 
 
 def variables() -> str:
