@@ -261,7 +261,8 @@ def first_step(row):
 
 
 if __name__ == "__main__":
-    results = []
+    results, path = [], Path(os.environ.get("RUNS_DIR") or ROOT / "runs", "speed.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
     for row in sys.argv[1:] or ROWS:
         with tempfile.TemporaryDirectory() as folder:
             result = {"row": row, "seconds to the first line of steps": first_step(row)}
@@ -271,6 +272,4 @@ if __name__ == "__main__":
               f"data {result['waiting for data (share)']:.1%}", result["memory above the import (MB)"],
               f"{result['seconds to the first line of steps']:.1f} s", flush=True)  # fmt: skip
         results.append(result)
-    folder = Path(os.environ.get("RUNS_DIR") or ROOT / "runs")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "speed.json").write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n")
