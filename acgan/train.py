@@ -24,10 +24,10 @@ import tensorflow as tf
 from keras import layers
 
 # One row per experiment, the first is the default. `labels`: an attribute's name, or "class". `network`: that of the
-# report of this name. `reported`: the figures of the reports. The row mnist is ours: of padded digits, since D knows
-# resized ones by their interpolation, wins, and G ends with one picture a label.
+# report of this name. `reported`: the figures of the reports. The row mnist_padded is ours. D knows
+# resized digits by their interpolation and wins; G then ends with one picture a label.
 RUNS = {
-    "mnist": dict(
+    "mnist_padded": dict(
         dataset="mnist_padded", labels="class", batch_size=64, steps=25_000,
         model=dict(network="ours", latent_dim=100, label_dim=10, width=16, noise="normal", learning_rate=2e-4),
         reported={},

@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 
 ROWS = (
-    "vae/mnist_z100", "dcgan/mnist", "acgan/mnist", "infogan/mnist", "wgan/mnist", "dcgan/celeba_z100",
+    "vae/mnist_z100", "dcgan/mnist", "acgan/mnist_padded", "infogan/mnist_padded", "wgan/mnist", "dcgan/celeba_z100",
     "dcgan/celeba_z128", "vae/cifar10_beta2", "wgan/cifar10_div_small",
 )  # fmt: skip
 # Keras' order of these layers of one input is another.

@@ -1,4 +1,7 @@
-"""What the scripts share. Imported before TensorFlow, it keeps the frameworks' start-up messages from the terminal."""
+"""What the scripts share. Imported before TensorFlow, it keeps the frameworks' start-up messages from the terminal.
+
+In a train.py or test.py of this folder, importing it answers --help and mistakes of the command line.
+"""
 
 import contextlib
 import os
@@ -48,7 +51,7 @@ def _on_error(kind, error, trace):
 
 
 sys.excepthook = _on_error
-usage.answer()
+usage.check_command_line()
 # Keras warns that a tf.data dataset will not be shuffled again; it is shuffled.
 warnings.filterwarnings("ignore", "`shuffle=True` was passed")
 # Keras can't tell the length of a dataset that several devices share, and takes its end for a mistake.

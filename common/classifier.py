@@ -118,7 +118,7 @@ def save_small(network: keras.Model, path: Path) -> None:
             file.writestr(name, member)
 
 
-def trained_for(name: str) -> str:
+def classifier_of(name: str) -> str:
     """The dataset whose classifier reads the dataset `name`: digits are read by one, resized or padded."""
     return name.removesuffix("_padded")
 
@@ -126,7 +126,7 @@ def trained_for(name: str) -> str:
 @functools.cache
 def _classifier(name: str) -> Callable:
     """Images to (features, logits)."""
-    model = keras.saving.load_model(WEIGHTS / f"{trained_for(name)}.keras")
+    model = keras.saving.load_model(WEIGHTS / f"{classifier_of(name)}.keras")
     outputs = keras.Model(model.inputs, [model.get_layer("features").output, *model.outputs])
     return tf.function(functools.partial(outputs, training=False), reduce_retracing=True)
 

@@ -68,7 +68,7 @@ class Dataset(NamedTuple):
 
 
 def _resized(digits: np.ndarray) -> np.ndarray:
-    """Digits uint8 (n, 28, 28) as (n, 32, 32, 1), bilinearly; four at a time, each a channel."""
+    """Digits uint8 (n, 28, 28) as (n, 32, 32, 1), bilinearly; four at a time, as CMYK's channels, which don't mix."""
     fours = np.pad(digits, [(0, -len(digits) % 4), (0, 0), (0, 0)]).reshape(-1, 4, 28, 28)
     resized = np.empty([len(fours), 4, 32, 32], np.uint8)
     for four, place in zip(fours, resized):

@@ -87,11 +87,19 @@ def agree(strategy: tf.distribute.Strategy, *facts: object) -> bool:
 
 
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """The number of this worker, 0 for the chief, who alone writes, and how many there are."""
+    """The number of this worker, 0 for the chief, who alone writes, and how many there are.
+
+    Raises:
+        UserError: TF_CONFIG's task is none of them.
+    """
     resolver = strategy.cluster_resolver
     tasks = resolver.cluster_spec().as_dict() if resolver else {}
     tasks = [(job, i) for job in ("chief", "worker") for i in range(len(tasks.get(job, [])))]
-    return (tasks.index((resolver.task_type, resolver.task_id)), len(tasks)) if tasks else (0, 1)
+    if not tasks:
+        return 0, 1
+    if (task := (resolver.task_type, resolver.task_id)) not in tasks:
+        raise UserError(f"TF_CONFIG can't be used (no worker is {task[0]} {task[1]}): only workers train")
+    return tasks.index(task), len(tasks)
 
 
 def shares(batches: tf.data.Dataset, strategy: tf.distribute.Strategy):

@@ -4,7 +4,7 @@ import contextlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +25,23 @@ WINDOW = 782  # steps of which a training curve's number is the mean: an epoch o
 
 
 class Stages:
-    """What is measured, and how far it is: a bar in a terminal, elsewhere a line each."""
+    """What is measured, and how many stages of all are done: a bar in a terminal, elsewhere a line each."""
 
     def __init__(self, count: int):
-        self.bar = bar(total=count, bar_format="  {n_fmt}/{total_fmt} {bar:10} {desc} [{elapsed}]", leave=False)
+        self.bar = bar(total=count, bar_format="  {n_fmt}/{total_fmt} {bar:10} {desc}", leave=False)
 
-    def begin(self, what: str) -> None:
-        self.bar.set_description_str(what, refresh=False)
-        self.bar.update()
-        self.bar.refresh()
+    @contextlib.contextmanager
+    def stage(self, what: str) -> Iterator[None]:
+        """One of them."""
+        self.bar.set_description_str(what)
         if self.bar.disable:
             say(f"  {what}")
+        try:
+            yield
+        except BaseException:
+            self.bar.close()
+            raise
+        self.bar.update()
 
 
 def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict, report: Callable) -> None:
@@ -50,7 +56,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
     """
     with one_line_errors():
         chosen = experiment.select(runs, report)
-        chosen.find_checkpoint()
+        chosen.require_checkpoint()
         images = datasets.load(chosen.row["dataset"])
         state, loaded = load(chosen, images, networks)
         describe(chosen, images)
@@ -61,17 +67,17 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         drawer = loaded[networks[0]]
         paths = snapshots(chosen, state.step, measured)
         stages = Stages(len(paths) + 3)
-        stages.begin(f"metrics of {sample_count(images):,} generated images")
-        generated, floor = measure(chosen, images, generate, drawer)
+        with stages.stage(f"metrics of {sample_count(images):,} generated images"):
+            generated, floor = measure(chosen, images, generate, drawer)
         by_step = fid_by_step(chosen, images, generate, paths, {measured: drawer}, stages)
-        stages.begin("training curves")
-        plots.samples(generate(drawer, 64, chosen.seed), chosen.folder / "samples.png")  # of the step measured
-        log = draw_training(chosen, curves)
-        title = f"{chosen.title}: {len(images.dev.images):,} samples against the dev set"
-        beside = {**siblings_fid(chosen, runs, images.source), chosen.name: by_step}
-        plots.fid_by_step({name: beside[name] for name in runs if name in beside}, chosen.folder, title)
-        stages.begin("model-specific measures")
-        own = report(chosen, loaded, images)
+        with stages.stage("figures"):
+            plots.samples(generate(drawer, 64, chosen.seed), chosen.folder / "samples.png")  # of the step measured
+            log = draw_training(chosen, curves)
+            title = f"{chosen.title}: {len(images.dev.images):,} samples against the dev set"
+            beside = {**siblings_fid(chosen, runs, images.source), chosen.name: by_step}
+            plots.fid_by_step({name: beside[name] for name in runs if name in beside}, chosen.folder, title)
+        with stages.stage("model-specific measures"):
+            own = report(chosen, loaded, images)
         stages.bar.close()
         result = describe_result(chosen, images, state, measured) | {
             "metrics": generated,
@@ -141,9 +147,9 @@ def fid_by_step(
     reference = classifier.features(dev, name)
     found = {}
     for step, path in paths.items():
-        stages.begin(f"FID at step {step:,}")
-        drawn = generate(at_hand.get(step) or load_network(path), len(dev), chosen.seed)
-        found[step] = metrics.frechet_distance(reference, classifier.features(drawn, name))
+        with stages.stage(f"FID at step {step:,}"):
+            drawn = generate(at_hand.get(step) or load_network(path), len(dev), chosen.seed)
+            found[step] = metrics.frechet_distance(reference, classifier.features(drawn, name))
     return found
 
 
@@ -191,7 +197,7 @@ def latent_path(chosen: Experiment, images: Dataset, to_images: Callable, sample
 def describe_result(chosen: Experiment, images: Dataset, state: State, measured: int) -> dict:
     """What metrics.json says of the experiment beside its numbers."""
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "tensorflow-gan")}
-    extractor = classifier.trained_for(chosen.row["dataset"])
+    extractor = classifier.classifier_of(chosen.row["dataset"])
     return {
         "model": chosen.script.name,
         "run": chosen.name,

@@ -35,18 +35,19 @@ class Experiment(NamedTuple):
         """What to type for the experiment's train.py or test.py."""
         names = ["DATA_DIR", "RUNS_DIR", "SEED", "STEPS"] + (["TF_CONFIG"] if file == "train.py" else [])
         variables = [f"{name}={shlex.quote(os.environ[name])}" for name in names if os.environ.get(name)]
-        return " ".join([*variables, "python", shlex.quote(os.path.relpath(self.script / file)), self.name])
+        path = str(self.script / file)
+        with contextlib.suppress(ValueError):  # on another drive of Windows
+            path = os.path.relpath(path)
+        return " ".join([*variables, "python", shlex.quote(path), self.name])
 
-    def find_checkpoint(self) -> Path:
-        """The path of its checkpoint.
+    def require_checkpoint(self) -> None:
+        """Looks whether something is trained.
 
         Raises:
-            UserError: there is none.
+            UserError: nothing is.
         """
-        path = self.folder / CHECKPOINT
-        if not path.is_file():
+        if not (self.folder / CHECKPOINT).is_file():
             raise UserError(f"nothing is trained in {self.folder}; first: {self.command('train.py')}")
-        return path
 
 
 def select(runs: dict, function: Callable) -> Experiment:
@@ -56,6 +57,12 @@ def select(runs: dict, function: Callable) -> Experiment:
         UserError: there is no such row, or a variable is not a number.
     """
     return named(Path(inspect.getfile(function)).resolve().parent, runs, asked(runs))
+
+
+def batch(row: dict) -> str:
+    """The images of a step, and how many batches of them."""
+    batches = row["model"].get("batches_per_step", 1)
+    return f"{batches} x {row['batch_size']}" if batches > 1 else f"{row['batch_size']}"
 
 
 def asked(runs: dict) -> str:

@@ -20,7 +20,7 @@ class UserError(Exception):
 def say(line: str = "") -> None:
     """Prints a line at once. A closed pipe or terminal is no reason to lose what is computed: then to nowhere."""
     try:
-        with tqdm.external_write_mode(sys.stdout):  # below which a bar goes on
+        with tqdm.external_write_mode(sys.stdout):  # a bar is drawn again below the line
             print(line, flush=True)
     except (OSError, ValueError, AttributeError):
         sys.stdout = open(os.devnull, "w")

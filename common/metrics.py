@@ -130,7 +130,7 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tup
     covered = np.zeros(len(real), bool)
 
     def inside(distances, start):
-        """Of some of the generated features; of the real ones what is in the balls of these."""
+        """Which generated features of a chunk lie in a real ball; marks the real ones that lie in one of theirs."""
         covered[:] |= (distances <= generated_radii[start : start + len(distances), None]).any(0)
         return (distances <= radii).any(1)
 

@@ -59,10 +59,10 @@ def choose(words: list[str]) -> list[Experiment]:
             if names.issuperset(words):
                 chosen.append(experiment.named(script, runs, name))
     if not chosen:
-        wrong = [word for word in words if word not in known] or words
+        wrong = [f"{word}{did_you_mean(word, known)}" for word in words if word not in known] or words
         raise UserError(
-            f"no row is called {' and '.join(wrong)}{did_you_mean(wrong[0], known)}: words are of "
-            f"{', '.join(sorted(known))}; without one, ./run_all.sh takes all rows"
+            f"no row is called {' and '.join(wrong)}: words are of {', '.join(sorted(known))}; without one, "
+            "./run_all.sh takes all rows"
         )
     return chosen
 

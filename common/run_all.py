@@ -102,6 +102,8 @@ class RunAll:
         return came[0] if came else None
 
     def stop(self, number: int) -> None:
+        if os.name == "nt" and number == signal.SIGINT:  # the console has told the rows
+            return
         for row in self.running:
             with contextlib.suppress(psutil.Error):  # it has just ended
                 row.process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)

@@ -94,9 +94,7 @@ def describe(chosen: Experiment, images: Dataset) -> None:
     row = chosen.row
     counts = ", ".join(f"{len(part.images):,} {name}" for name, part in images.splits().items())
     shape = "x".join(map(str, images.train.images.shape[1:]))
-    each = row["model"].get("batches_per_step", 1)
-    size = f"{each} x {row['batch_size']}" if each > 1 else row["batch_size"]
-    say(f"{chosen.title}: {chosen.steps:,} steps of batch {size}, seed {chosen.seed}")
+    say(f"{chosen.title}: {chosen.steps:,} steps of batch {experiment.batch(row)}, seed {chosen.seed}")
     say(f"  data    {images.source} of {images.origin}: {counts} images of {shape}")
     say(f"  device  {devices.name()}")
     say(f"  folder  {chosen.folder}")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from common import experiment
-from common.files import one_line_errors, say
+from common.files import ROOT, one_line_errors, say
 
 HELP = {"-h", "--help"}
 VARIABLES = {
@@ -19,32 +19,31 @@ VARIABLES = {
 }
 
 
-def answer() -> None:
-    """Looks at the command line of a train.py or test.py; ends the process where there is nothing to run.
+def check_command_line() -> None:
+    """Looks at the command line of one of this folder's scripts; ends the process where there is nothing to run.
 
     Raises:
         SystemExit: after --help with 0, after a mistake with 2.
     """
-    script = Path(sys.argv[0])
-    code = script.with_name("train.py")
-    if script.name not in ("train.py", "test.py") or not code.is_file():
+    script = Path(*sys.argv[:1])
+    if script.name not in ("train.py", "test.py") or script.resolve().parent.parent != ROOT:
         return
     with one_line_errors():
-        runs = read_runs(code)
+        runs = read_runs(script.with_name("train.py"))
         if HELP & {*sys.argv[1:]}:
-            print(text(script, runs))
+            print(help_text(script, runs))
             sys.exit(0)
         warn_of_variables()
         experiment.data_dir()
         if runs:
             chosen = experiment.named(script.resolve().parent, runs, experiment.asked(runs))
             if script.name == "test.py":
-                chosen.find_checkpoint()
+                chosen.require_checkpoint()
 
 
 def read_runs(path: Path) -> dict | None:
-    """RUNS of a train.py; None where it is more than one literal, which only Python itself can read."""
-    tree = ast.parse(path.read_text())
+    """RUNS of a train.py, without importing it; None where it is more than one literal."""
+    tree = ast.parse(path.read_bytes(), path)
     named = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "RUNS"]
     literals = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0] in named]
     if len(literals) != 1 or len(named) != 2:  # it, and what `train` is given
@@ -55,22 +54,22 @@ def read_runs(path: Path) -> dict | None:
         return None
 
 
-def text(script: Path, runs: dict | None) -> str:
+def help_text(script: Path, runs: dict | None) -> str:
     """What --help prints."""
-    title = ast.get_docstring(ast.parse(script.read_text()))
+    title = ast.get_docstring(ast.parse(script.read_bytes(), script)) or ""
     lines = [f"usage: python {script} [row]", "", title, ""]
     if runs:
         lines += ["rows, of which the first is the default:"]
-        lines += [f"  {name:22}{described(row)}" for name, row in runs.items()]
+        lines += [f"  {name:22}{describe_row(row)}" for name, row in runs.items()]
         lines += [""]
     return "\n".join([*lines, variables()])
 
 
-def described(row: dict) -> str:
+def describe_row(row: dict) -> str:
     """A row in a line: its images, its steps, and the reports that have it."""
-    reports = sorted({source.split(",")[0] for source in row["reported"]})
+    reports = sorted({source.split(",")[0] for source in row.get("reported", {})})
     source = f"report {' and '.join(reports)}" if reports else "ours"
-    return f"{row['dataset']:13}{row['steps']:>8,} steps of batch {row['batch_size']:<4}{source}"
+    return f"{row['dataset']:13}{row['steps']:>8,} steps of batch {experiment.batch(row):<8}{source}"
 
 
 def variables() -> str:

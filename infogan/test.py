@@ -21,7 +21,7 @@ def report(experiment, networks, images):
     """A grid for each code; its bound of the mutual information, and what of the picture it changes."""
     generator, discriminator = networks["generator"], networks["discriminator"]
     own, labels = bounds(generator, discriminator, experiment.seed), None
-    if experiment.row["dataset"] == "mnist_padded":
+    if experiment.row["dataset"] != "celeba":
         numbers = digit_numbers(generator, discriminator, images, experiment.seed)
         shares = numbers["each code is the digit read (share)"]
         labels = [f"{label}\n{share:.0%}" for label, share in shares.items()]

@@ -32,10 +32,10 @@ from keras import layers
 
 # One row per experiment, the first is the default. `network`: that of the report of this name. `reported`: the figures
 # of the reports. The codes, the noise and the rates on MNIST are the paper's, the networks there ours. The continuous
-# codes' weight, smaller than the others' as the paper's section 6 says, is ours. Resized digits, which D knows by their
-# interpolation, end in one picture a code, so these are padded.
+# codes' weight, smaller than the others' as the paper's section 6 says, is ours. D knows resized digits by their
+# interpolation and wins; G then ends with one picture a code.
 RUNS = {
-    "mnist": dict(
+    "mnist_padded": dict(
         dataset="mnist_padded", batch_size=64, steps=25_000,
         model=dict(
             network="ours", latent_dim=62, categorical=1, continuous=2, width=16, d_learning_rate=2e-4,

@@ -7,7 +7,7 @@ import acgan.test
 from acgan import train
 from common import datasets, devices
 
-ROW = train.RUNS["mnist"]["model"]
+ROW = train.RUNS["mnist_padded"]["model"]
 
 
 def build(**changes):

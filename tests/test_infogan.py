@@ -9,7 +9,7 @@ import infogan.test
 from common import datasets, devices
 from infogan import train
 
-ROW = train.RUNS["mnist"]["model"]
+ROW = train.RUNS["mnist_padded"]["model"]
 
 
 def build(**changes):

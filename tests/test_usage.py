@@ -37,7 +37,7 @@ def test_mistakes(tmp_path, no_tensorflow):
         (["wgan/train.py", "--steps", "5"], ["--steps 5", *MODULES["wgan"].RUNS], {}),
         (["vae/train.py"], ["STEPS=many"], {"STEPS": "many"}),
         (["vae/train.py"], ["DATA_DIR"], {"DATA_DIR": str(tmp_path / "nowhere")}),
-        (["vae/test.py"], ["nothing is trained", "vae/train.py mnist_z100"], {}),
+        (["vae/test.py"], ["nothing is trained", "train.py"], {}),
     ):
         code, _, err = call(tmp_path, *words, **no_tensorflow, **variables)
         is_one_line(code, err, *texts)
@@ -46,14 +46,14 @@ def test_mistakes(tmp_path, no_tensorflow):
 
 
 def test_variables_that_look_like_ours(monkeypatch, capsys):
-    for name in ("STEP", "SEEDS", "DATADIR", "seed", "XDG_DATA_DIRS"):
+    for name in ("STEP", "SEEDS", "DATADIR", "Run_dir", "XDG_DATA_DIRS"):
         monkeypatch.setenv(name, "1")
     usage.warn_of_variables()
-    said = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
-    assert sorted(said) == ["DATADIR", "SEEDS", "STEP", "seed"]
+    said = [line.split()[1].upper() for line in capsys.readouterr().out.splitlines()]
+    assert sorted(said) == ["DATADIR", "RUN_DIR", "SEEDS", "STEP"]
 
 
-def test_the_rows_are_read_without_python(tmp_path):
+def test_the_rows_are_read_without_an_import(tmp_path):
     """Or not at all, where the file does more than name them."""
     for name, module in MODULES.items():
         assert usage.read_runs(ROOT / name / "train.py") == module.RUNS
@@ -74,6 +74,9 @@ def test_what_windows_lacks_is_not_needed(tmp_path):
         sys.modules |= {"fcntl": None, "portalocker": types.ModuleType("portalocker")}
         del signal.SIGHUP, os.sched_getaffinity, os.sched_setaffinity, os.posix_fallocate
         import common.run_all, common.training, common.evaluation
+        with common.run_all.stop_signals() as came:
+            signal.raise_signal(signal.SIGTERM)
+        assert came == [signal.SIGTERM], came
     """
     (tmp_path / "windows.py").write_text(textwrap.dedent(code))
     code, out, err = call(tmp_path, tmp_path / "windows.py", PYTHONPATH=str(ROOT))
