@@ -249,6 +249,18 @@ def test_the_bar_shows_the_losses_that_have_room(monkeypatch, columns, last, roo
     terminal.close()
 
 
+def test_the_bar_of_stages_is_gone_before_an_error_is_said(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Screen())
+    stages = evaluation.Stages(3)
+    for number, what in enumerate(("one", "two")):
+        with stages.stage(what):
+            line = sys.stdout.getvalue().split("\r")[-1]
+            assert f" {number}/3 " in line and what in line
+    with pytest.raises(UserError), stages.stage("three"):
+        raise UserError("damaged")
+    assert not sys.stdout.getvalue().split("\r")[-1].strip()
+
+
 def test_a_second_one_of_the_same_row_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RUNS_DIR", str(tmp_path))
     monkeypatch.setenv("STEPS", "105")
