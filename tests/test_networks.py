@@ -72,7 +72,7 @@ ROWS = {
     ("acgan", "mnist_padded"): (None, None, A, *GAN),
     ("acgan", "celeba_smiling"): (1_108_643, 1_087_234, C, *GAN_C),
     ("acgan", "celeba_male"): (3_576_704, 3_281_859, B, *GAN),
-    ("infogan", "mnist_padded"): (None, None, B, "uniform", (-1, 1), [2e-4, 1e-3], 0.5, 0.999),
+    ("infogan", "mnist_padded"): (None, None, B, "uniform", (-1, 1), [1e-3, 1e-3], 0.5, 0.999),
     ("infogan", "celeba_cat5x10"): (1_161_891, 1_614_259, C, *INFO_C),
     ("infogan", "celeba_cat10_cont2"): (998_051, None, C, *INFO_C),
     ("wgan", "mnist"): (None, None, OURS, *WGAN),
