@@ -262,7 +262,7 @@ def show(result: dict) -> None:
 
     def cell(value):
         if value is None:
-            return ""
+            return "-"
         return value if isinstance(value, str) else f"{value:.5g}"
 
     say(f"  {'':46}{'generated':>12}{'real':>12}")

@@ -47,7 +47,9 @@ class Experiment(NamedTuple):
             UserError: nothing is.
         """
         if not (self.folder / CHECKPOINT).is_file():
-            raise UserError(f"nothing is trained in {self.folder}; first: {self.command('train.py')}")
+            beside = [path.parent.name for path in self.folder.parent.glob(f"{self.name}-*/{CHECKPOINT}")]
+            hint = f" (there is one in {', '.join(sorted(beside))}: set STEPS and SEED as then)" if beside else ""
+            raise UserError(f"no trained model in {self.folder}{hint}; first: {self.command('train.py')}")
 
 
 def select(runs: dict, function: Callable) -> Experiment:
@@ -73,8 +75,8 @@ def asked(runs: dict) -> str:
 def named(script: Path, runs: dict, name: str) -> Experiment:
     """As `select`, of a script's folder and the name of a row."""
     if name not in runs:
-        rows = ", ".join(runs)
-        raise UserError(f"no row {name!r} in {script.name}{did_you_mean(name, runs)}: it has {rows}; --help says more")
+        names = ", ".join(runs)
+        raise UserError(f"{script.name} has no experiment {name!r}{did_you_mean(name, runs)}: choose from {names}")
     seed, steps = number("SEED", 0, 0), number("STEPS", runs[name]["steps"], 1)
     folder = name
     if seed:
@@ -106,7 +108,7 @@ def data_dir() -> Path:
         return ROOT / "data"
     path = Path(os.path.expanduser(chosen))  # noqa: PTH111  pathlib's raises where it finds no home
     if not path.is_dir():
-        raise UserError(f"DATA_DIR={path} is not a folder: set it to the one of mnist.npz, cifar10.npz and celeba/")
+        raise UserError(f"DATA_DIR={path} is not a folder: it should contain mnist.npz, cifar10.npz or celeba/")
     return path
 
 

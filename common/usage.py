@@ -57,18 +57,19 @@ def read_runs(path: Path) -> dict | None:
 def help_text(script: Path, runs: dict | None) -> str:
     """What --help prints."""
     title = ast.get_docstring(ast.parse(script.read_bytes(), script)) or ""
-    lines = [f"usage: python {script} [row]", "", title, ""]
+    lines = [f"usage: python {script} [experiment]", "", title, ""]
     if runs:
-        lines += ["rows, of which the first is the default:"]
+        lines += ["experiments (first = default):"]
         lines += [f"  {name:22}{describe_row(row)}" for name, row in runs.items()]
         lines += [""]
-    return "\n".join([*lines, variables()])
+    return "\n".join([*lines, variables(), "", f"{script.parent / 'README.md'} describes the experiments."])
 
 
 def describe_row(row: dict) -> str:
     """A row in a line: its images, its steps, and the reports that have it."""
-    reports = sorted({source.split(",")[0] for source in row.get("reported", {})})
-    source = f"report {' and '.join(reports)}" if reports else "ours"
+    sources = sorted({source.split(",")[0] for source in row.get("reported", {})})
+    named = [f"report {source}" if len(source) == 1 else source for source in sources]
+    source = f"from {' and '.join(named)}" if named else "ours"
     return f"{row['dataset']:13}{row['steps']:>8,} steps of batch {experiment.batch(row):<8}{source}"
 
 
@@ -81,4 +82,4 @@ def warn_of_variables() -> None:
     """Names what is set and looks like one of VARIABLES, but is none."""
     for name in os.environ:
         if name not in VARIABLES and (near := difflib.get_close_matches(name.upper(), VARIABLES, 1, 0.85)):
-            say(f"*** {name} is set, which has no meaning here: {near[0]} has")
+            say(f"*** ignoring the environment variable {name}; did you mean {near[0]}?")

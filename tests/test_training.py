@@ -276,7 +276,7 @@ def test_bad_input_gets_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["test.py"])
     with pytest.raises(SystemExit) as stop:
         evaluation.test(vae.train.RUNS, (), vae.train.generate, vae.train.CURVES, vae.train.build)
-    is_one_line(stop.value.code, capsys.readouterr().err, "nothing is trained", "vae/train.py mnist_z100")
+    is_one_line(stop.value.code, capsys.readouterr().err, "no trained model", "vae/train.py mnist_z100")
     (tmp_path / "mnist.npz").write_bytes(b"PK\3\4 and then it ends")
     code = train_here(monkeypatch, tmp_path, vae.train, DATA_DIR=str(tmp_path))
     is_one_line(code, capsys.readouterr().err, tmp_path / "mnist.npz", "get it again")

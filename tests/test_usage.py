@@ -37,7 +37,7 @@ def test_mistakes(tmp_path, no_tensorflow):
         (["wgan/train.py", "--steps", "5"], ["--steps 5", *MODULES["wgan"].RUNS], {}),
         (["vae/train.py"], ["STEPS=many"], {"STEPS": "many"}),
         (["vae/train.py"], ["DATA_DIR"], {"DATA_DIR": str(tmp_path / "nowhere")}),
-        (["vae/test.py"], ["nothing is trained", "train.py"], {}),
+        (["vae/test.py"], ["no trained model", "train.py"], {}),
     ):
         code, _, err = call(tmp_path, *words, **no_tensorflow, **variables)
         is_one_line(code, err, *texts)
@@ -49,7 +49,7 @@ def test_variables_that_look_like_ours(monkeypatch, capsys):
     for name in ("STEP", "SEEDS", "DATADIR", "Run_dir", "XDG_DATA_DIRS"):
         monkeypatch.setenv(name, "1")
     usage.warn_of_variables()
-    said = [line.split()[1].upper() for line in capsys.readouterr().out.splitlines()]
+    said = [line.split()[5].strip(";").upper() for line in capsys.readouterr().out.splitlines()]
     assert sorted(said) == ["DATADIR", "RUN_DIR", "SEEDS", "STEP"]
 
 
