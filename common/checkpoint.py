@@ -61,7 +61,7 @@ def begin(experiment: Experiment, identity: dict[str, str]) -> State:
     row = {key: value for key, value in experiment.row.items() if key != "reported"} | identity
     state = read_state(folder) or State(0, 0.0, row, experiment.seed)
     now, then = row | {"seed": experiment.seed}, state.row | {"seed": state.seed}
-    if then["dataset"] == now["dataset"] and any(then.get(key) != value for key, value in identity.items()):
+    if then.get("dataset") == now.get("dataset") and any(then.get(key) != value for key, value in identity.items()):
         raise UserError(
             f"{folder} was trained on {then.get('images')}, but here is {now['images']} of other contents: "
             "set DATA_DIR as then, or choose another RUNS_DIR"

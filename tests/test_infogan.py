@@ -53,7 +53,7 @@ def test_a_step_is_the_papers_or_report_cs(q_rate, continuous):
     """
     changes = dict(categorical=2, continuous=continuous, continuous_weight=0.3, q_learning_rate=q_rate)
     model, twin = build(**changes), build(**changes)
-    for name, rate, plain in (("d", 2e-4, 0.1), ("g", 1e-3, 0.2), ("q", q_rate, q_rate))[: 3 if q_rate else 2]:
+    for name, rate, plain in (("d", 1e-3, 0.1), ("g", 1e-3, 0.2), ("q", q_rate, q_rate))[: 3 if q_rate else 2]:
         adam = getattr(model, f"{name}_optimizer")
         assert [float(adam.learning_rate), float(adam.beta_1)] == pytest.approx([rate, 0.5])
         # Plain gradient descent shows a gradient's size, which Adam's first step hides.
