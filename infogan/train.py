@@ -134,7 +134,8 @@ def build_networks(image_shape, network, latent_dim, categorical, continuous, wi
     # All outputs are float32 also in mixed precision.
     outputs = [dense(1, dtype="float32", name="source")(y)]
     q = dense(128, name="q_hidden")(y)
-    q = layers.LeakyReLU(0.01)(batch_norm(name="q_norm")(q))
+    # Ours has no batch norm here: its moving averages, of real and generated images, would mislead Q in inference mode.
+    q = layers.LeakyReLU(0.01)(batch_norm(name="q_norm")(q) if network == "C" else q)
     logits = dense(categorical * VALUES, name="q_categorical")(q)
     outputs += [layers.Reshape([categorical, VALUES], dtype="float32")(logits)]
     if continuous:
