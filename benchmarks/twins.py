@@ -252,7 +252,7 @@ class InfoGAN:
         self.settings, continuous = settings, settings["continuous"]
         self.generator = generator(settings["latent_dim"] + 10 + continuous, (64, 32, 16, 1), nn.LeakyReLU(0.1))
         self.discriminator, self.source = trunk(0.1), nn.Linear(1024, 1)
-        self.q_hidden = nn.Sequential(nn.Linear(1024, 128), nn.BatchNorm1d(128), nn.LeakyReLU(0.01))
+        self.q_hidden = nn.Sequential(nn.Linear(1024, 128), nn.LeakyReLU(0.01))
         self.q_categorical, self.q_continuous = nn.Linear(128, 10), nn.Linear(128, 2 * continuous)
         parts = [self.discriminator, self.source, self.q_hidden, self.q_categorical, self.q_continuous]
         self.networks = {"generator": [self.generator], "discriminator": parts}

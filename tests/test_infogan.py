@@ -84,7 +84,7 @@ def test_a_step_is_the_papers_or_report_cs(q_rate, continuous):
         d_loss += fake
     by_d, by_q = (tape.gradient(loss, d.trainable_variables) for loss in (d_loss, q_loss))
     own = [weights for weights, gradient in zip(d.trainable_variables, by_d) if gradient is None]
-    assert len(own) == (8 if continuous else 6) and sum(gradient is None for gradient in by_q) == 2  # the source's
+    assert len(own) == (6 if continuous else 4) and sum(gradient is None for gradient in by_q) == 2  # the source's
     for weights, gradient in [*zip(d.trainable_variables, by_d), *([] if q_rate else zip(d.trainable_variables, by_q))]:
         weights.assign_sub(0.1 * (0 if gradient is None else gradient))
     with tf.GradientTape(persistent=True) as tape:
