@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import os
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
@@ -14,9 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from common.files import UserError, atomic_write, say
+from common.files import UserError, atomic_write, bar, say
 
 CROP = (32, 66, 144, 178)  # of 178x218: 112x112, from forehead to chin
 ALL = 202_599  # faces that CelebA's list has
@@ -159,13 +157,14 @@ def _decoded(pictures: Pictures, faces: list[str], parent: Path) -> np.ndarray:
             return cache["images"]
     say(f"  decoding {len(files):,} images, once, into {path}")
     groups = [files[i : i + 50] for i in range(0, len(files), 50)]  # a thread's task, to switch less often
-    quiet = sys.stdout is None or not sys.stdout.isatty()
-    bar = tqdm(total=len(files), unit="image", file=sys.stdout, disable=quiet)
-    with ThreadPoolExecutor(os.cpu_count()) as threads, bar:  # Pillow releases the interpreter's lock
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        bar(total=len(files), unit="image") as progress,
+    ):  # Pillow releases the interpreter's lock
         parts = []
         for part in threads.map(lambda group: np.stack([_decode(pictures, file) for file in group]), groups):
             parts.append(part)
-            bar.update(len(part))
+            progress.update(len(part))
     images = np.concatenate(parts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

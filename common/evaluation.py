@@ -65,11 +65,11 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         say(f"  state   {state.step:,} of {chosen.steps:,} steps done{kept}")
 
         drawer = loaded[networks[0]]
-        paths = snapshots(chosen, state.step, measured)
-        stages = Stages(len(paths) + 3)
+        networks_by_step = snapshots(chosen, state.step) | {measured: drawer}
+        stages = Stages(len(networks_by_step) + 3)
         with stages.stage(f"metrics of {sample_count(images):,} generated images"):
             generated, floor = measure(chosen, images, generate, drawer)
-        by_step = fid_by_step(chosen, images, generate, paths, {measured: drawer}, stages)
+        by_step = fid_by_step(chosen, images, generate, networks_by_step, stages)
         with stages.stage("figures"):
             plots.samples(generate(drawer, 64, chosen.seed), chosen.folder / "samples.png")  # of the step measured
             log = draw_training(chosen, curves)
@@ -132,23 +132,23 @@ def measure(chosen: Experiment, images: Dataset, generate: Callable, drawer) -> 
     return generated, floor
 
 
-def snapshots(chosen: Experiment, last: int, measured: int) -> dict[int, Path]:
-    """The snapshots up to step `last` by step; among them `measured`, of which there may be none."""
+def snapshots(chosen: Experiment, last: int) -> dict[int, Path]:
+    """The snapshots up to step `last`, by step."""
     paths = {int(path.stem): path for path in (chosen.folder / "snapshots").glob("[0-9]*.keras")}
-    paths.setdefault(measured, chosen.folder)
-    return {step: paths[step] for step in sorted(paths) if step <= last}
+    return {step: path for step, path in paths.items() if step <= last}
 
 
 def fid_by_step(
-    chosen: Experiment, images: Dataset, generate: Callable, paths: dict, at_hand: dict, stages: Stages
+    chosen: Experiment, images: Dataset, generate: Callable, networks: dict, stages: Stages
 ) -> dict[int, float]:
-    """The FID against the dev images by step, of the networks of `paths`, or `at_hand`."""
+    """The FID against the dev images by step, of `networks` by step, each loaded or the path of one."""
     name, dev = chosen.row["dataset"], images.dev.images
     reference = classifier.features(dev, name)
     found = {}
-    for step, path in paths.items():
+    for step, network in sorted(networks.items()):
         with stages.stage(f"FID at step {step:,}"):
-            drawn = generate(at_hand.get(step) or load_network(path), len(dev), chosen.seed)
+            drawer = load_network(network) if isinstance(network, Path) else network
+            drawn = generate(drawer, len(dev), chosen.seed)
             found[step] = metrics.frechet_distance(reference, classifier.features(drawn, name))
     return found
 

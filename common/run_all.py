@@ -24,7 +24,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from common import experiment, report, usage
-from common.files import one_line_errors, say
+from common.files import bar, one_line_errors, say
 from common.plan import Job, missing, plan, show
 from common.running import Place, Running, hold, places
 
@@ -37,8 +37,7 @@ class Display:
     def __init__(self, count: int):
         self.bars = []
         if sys.stdout.isatty():
-            options = dict(bar_format="{desc}", leave=False, file=sys.stdout)
-            self.bars = [tqdm(position=number, **options) for number in range(count)]
+            self.bars = [bar(position=number, bar_format="{desc}", leave=False) for number in range(count)]
 
     def refresh(self, running: list[Running]) -> None:
         """Shows what runs; where there is no terminal, a line per row and minute."""
