@@ -1,6 +1,7 @@
 """What happens between two steps of a training, one Keras callback for each thing.
 
-They run in the order of `training.fit`, and share the `Step` and the step's logs, to which `DevLoss` adds.
+They run in the order of `training.fit`, and share the `Step` and the logs, from which `Stop` takes and to which
+`DevLoss` adds.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -120,51 +121,62 @@ class Stop(Callback):
 
 
 class Log(Callback):
-    """Writes a line of log.csv an execution, of one step or ten (`devices.tune`), and the same for TensorBoard."""
+    """Writes a line of log.csv an execution, of one step or ten (`devices.tune`)."""
 
     def __init__(self, step: Step, folder: Path):
         super().__init__()
-        self.step, self.folder, self.file = step, folder, None
+        self.step, self.path, self.file = step, folder / "log.csv", None
 
     def on_train_begin(self, logs=None):
         names = [metric.name for metric in self.model.metrics]
         dev = [f"dev_{name}" for name in names] if has_dev_loss(self.model) else []
-        rows = checkpoint.read_log(self.folder)
-        if rows and [*rows[0]] != ["step", *names, *dev]:
-            raise UserError(f"{self.folder / 'log.csv'} has other columns, of another version: delete {self.folder}")
+        columns, rows = ["step", *names, *dev], checkpoint.read_log(self.path.parent)
+        if rows and [*rows[0]] != columns:
+            raise UserError(f"{self.path} has other columns, of another version: delete {self.path.parent}")
         if self.step.start and (not rows or int(rows[-1]["step"]) != self.step.start):
-            say(f"*** {self.folder / 'log.csv'} lacks steps before {self.step.start:,}, and so will the curves")
-        self.file = open(self.folder / "log.csv", "a" if rows else "w", newline="")
-        self.names = [*names, *dev]
-        self.writer = csv.DictWriter(self.file, ["step", *self.names])
+            say(f"*** {self.path} lacks steps before {self.step.start:,}, and so will the curves")
+        self.file = open(self.path, "a" if rows else "w", newline="")
+        self.writer = csv.DictWriter(self.file, columns, extrasaction="ignore")
         if not rows:
             self.writer.writeheader()
-        boards = ["train", "dev"] if dev else ["train"]
-        self.boards = {name: tf.summary.create_file_writer(str(self.folder / "tensorboard" / name)) for name in boards}
 
     def on_train_batch_end(self, batch, logs=None):
-        values = {name: float(logs[name]) for name in self.names if name in logs}
         try:
-            self.writer.writerow({"step": self.step.now} | values)
+            self.writer.writerow({"step": self.step.now} | {name: float(value) for name, value in logs.items()})
             self.file.flush()
-            for name, value in values.items():
-                board = self.boards["dev" if name.startswith("dev_") else "train"]
-                # NumPy's, since TensorFlow keeps each number of Python's for ever: 6 kB a line.
-                with board.as_default(step=np.int64(self.step.now)):
-                    tf.summary.scalar(name.removeprefix("dev_"), np.float32(value))
-        except (OSError, tf.errors.OpError) as error:  # neither names a file, TensorFlow's no number either
-            number = getattr(error, "errno", None) or errno.ENOSPC
-            raise OSError(number, os.strerror(number), str(self.folder / "log.csv")) from error
+        except OSError as error:  # which does not name the file
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self):
-        """Also of a full disk."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # of a full disk
             if self.file is not None:
                 self.file.close()
 
 
-class Terminal(Callback):
-    """A bar in a terminal; elsewhere a line at the end of an interval, and once a minute."""
+class TensorBoard(Callback):
+    """Shows the log in TensorBoard, the losses and the dev losses each as a run of their own."""
+
+    def __init__(self, step: Step, folder: Path):
+        super().__init__()
+        self.step, self.folder = step, folder / "tensorboard"
+
+    def on_train_begin(self, logs=None):
+        names = ["train", "dev"] if has_dev_loss(self.model) else ["train"]
+        self.writers = {name: tf.summary.create_file_writer(str(self.folder / name)) for name in names}
+
+    def on_train_batch_end(self, batch, logs=None):
+        try:
+            for name, value in logs.items():
+                writer = self.writers["dev" if name.startswith("dev_") else "train"]
+                # NumPy's, since TensorFlow keeps each number of Python's for ever: 6 kB a line.
+                with writer.as_default(step=np.int64(self.step.now)):
+                    tf.summary.scalar(name.removeprefix("dev_"), np.float32(value))
+        except tf.errors.OpError as error:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder)) from error
+
+
+class Bar(Callback):
+    """A progress bar in a terminal, with the losses that have room beside the steps and the time left."""
 
     def __init__(self, step: Step):
         super().__init__()
@@ -173,43 +185,47 @@ class Terminal(Callback):
     def on_train_begin(self, logs=None):
         form = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
         self.bar = bar(total=self.step.last, initial=self.step.start, unit="step", mininterval=0.5, bar_format=form)
-        self.said, self.compiled = time.monotonic(), None
+        total = f"{self.step.last}/{self.step.last}"
+        self.room = self.bar.ncols - len(f"100%|{'':10}| {total} [00:00:00 left]")
 
     def on_train_batch_end(self, batch, logs=None):
-        now, step = time.monotonic(), self.step.now
-        names = [metric.name for metric in self.model.metrics]
-        if not self.bar.disable:
-            self.bar.set_postfix_str(self.fitting(f"{name}={float(logs[name]):.3g}" for name in names), refresh=False)
-            self.bar.update(step - self.bar.n)
-        elif self.step.due or now - self.said > 60:
-            self.said = now
-            names += [f"dev_{name}" for name in names if f"dev_{name}" in logs]
-            values = "  ".join(f"{name} {float(logs[name]):.4g}" for name in names)
-            say(f"  step {step:,} of {self.step.last:,}  {self.left(now)}{values}")
-        self.compiled = self.compiled or (now, step)
-
-    def fitting(self, losses: Iterable[str]) -> str:
-        """The first of the losses that have room beside the steps and the time left."""
-        total = f"{self.step.last}/{self.step.last}"
-        room, shown = self.bar.ncols - len(f"100%|{'':10}| {total} [00:00:00 left]"), []
-        for loss in losses:
+        shown, room = [], self.room
+        for metric in self.model.metrics:
+            loss = f"{metric.name}={float(logs[metric.name]):.3g}"
             room -= len(f", {loss}")
             if room < 0:
                 break
             shown.append(loss)
-        return ", ".join(shown)
-
-    def left(self, now: float) -> str:
-        """Time left, as "h:mm:ss left  ", at the mean pace since the first execution, which compiles; then empty."""
-        if self.compiled is None:
-            return ""
-        pace = (now - self.compiled[0]) / (self.step.now - self.compiled[1])
-        return f"{tqdm.format_interval(pace * (self.step.last - self.step.now))} left  "
+        self.bar.set_postfix_str(", ".join(shown), refresh=False)
+        self.bar.update(self.step.now - self.bar.n)
 
     def close(self):
-        if self.bar is not None:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if self.bar is not None:
                 self.bar.close()
+
+
+class Lines(Callback):
+    """Where there is no terminal: the losses and the time left at the end of an interval, and once a minute."""
+
+    def __init__(self, step: Step):
+        super().__init__()
+        self.step = step
+
+    def on_train_begin(self, logs=None):
+        self.said, self.compiled = time.monotonic(), None
+
+    def on_train_batch_end(self, batch, logs=None):
+        now, step, left = time.monotonic(), self.step, ""
+        if self.compiled is None:  # by the first execution, which is not the pace of the others
+            self.compiled = now, step.now
+        else:
+            pace = (now - self.compiled[0]) / (step.now - self.compiled[1])
+            left = f"{tqdm.format_interval(pace * (step.last - step.now))} left  "
+        if step.due or now - self.said > 60:
+            self.said = now
+            values = "  ".join(f"{name} {float(value):.4g}" for name, value in logs.items())
+            say(f"  step {step.now:,} of {step.last:,}  {left}{values}")
 
 
 class Samples(Callback):

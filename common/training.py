@@ -130,13 +130,12 @@ def fit(chosen: Experiment, state: State, model: keras.Model, images: Dataset, g
     """Trains `model` from `state.step` to the end, or until a signal, whose number it then returns."""
     strategy = model.distribute_strategy
     step, stop = callbacks.Step(state.step, chosen.steps), callbacks.Stop()
-    parts = [step, callbacks.DevLoss(step, images.dev.images), callbacks.Finite(step), callbacks.Terminal(step)]
-    if devices.worker(strategy)[0]:
-        parts += [stop]
-    else:
+    progress = callbacks.Bar(step) if sys.stdout.isatty() else callbacks.Lines(step)
+    parts = [step, stop, callbacks.DevLoss(step, images.dev.images), callbacks.Finite(step), progress]
+    if not devices.worker(strategy)[0]:
         checkpoint.cut_back(chosen.folder, state.step)
-        parts += [callbacks.Log(step, chosen.folder), callbacks.Samples(step, chosen, generate)]
-        parts += [stop, callbacks.Checkpoint(step, chosen, state)]
+        parts += [callbacks.Log(step, chosen.folder), callbacks.TensorBoard(step, chosen.folder)]
+        parts += [callbacks.Samples(step, chosen, generate), callbacks.Checkpoint(step, chosen, state)]
     devices.join(model, strategy, stop.asked)
     # (Steps done on several devices may be no multiple of ten.)
     devices.tune(model, images.train.images.shape[1:], math.gcd(step.interval, state.step), strategy)

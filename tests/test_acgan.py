@@ -125,15 +125,3 @@ def test_label_numbers_of_a_known_generator():
     assert by_noise == pytest.approx(0.5, abs=0.06) and numbers["each changed by the noise (share)"] == {
         "dark": by_noise
     }
-
-
-def test_generate_is_in_inference_mode():
-    """An image does not depend on its neighbours in the batch."""
-    generator = build().generator
-    noise, labels = train.sample_inputs(generator, 5, [0, 0])
-    images = train.to_uint8(generator, noise, labels)
-    np.testing.assert_array_equal(images[:2], train.to_uint8(generator, noise[:2], labels[:2]))
-    drawn = train.generate(generator, 5, 0)
-    assert drawn.shape == (5, 32, 32, 1) and drawn.dtype == np.uint8
-    np.testing.assert_array_equal(drawn, train.generate(generator, 5, 0))
-    assert (drawn != train.generate(generator, 5, 1)).any()

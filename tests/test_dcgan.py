@@ -72,17 +72,6 @@ def test_each_step_draws_new_noise_of_seed_and_step():
     assert (first != model.step_seed().numpy()).any()
 
 
-def test_generate_is_in_inference_mode():
-    """An image does not depend on its neighbours in the batch."""
-    generator = build().generator
-    noise = np.random.default_rng(0).normal(size=[5, 6]).astype(np.float32)
-    np.testing.assert_array_equal(train.to_uint8(generator, noise)[:2], train.to_uint8(generator, noise[:2]))
-    drawn = train.generate(generator, 5, 0)
-    assert drawn.shape == (5, 32, 32, 1) and drawn.dtype == np.uint8
-    np.testing.assert_array_equal(drawn, train.generate(generator, 5, 0))
-    assert (drawn != train.generate(generator, 5, 1)).any()
-
-
 def test_last_outputs_by_hand():
     columns = ("d_real", "d_fake_before", "d_fake_after")
     log = [{"step": str(10 * i), **{name: str(i + j) for j, name in enumerate(columns)}} for i in range(1, 21)]

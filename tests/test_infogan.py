@@ -184,18 +184,6 @@ def test_attribute_numbers_of_a_known_generator():
     assert numbers["categorical 1: each attribute's change (share)"] == {"top": 1.0, "middle": 0.0, "last": 0.0}
 
 
-def test_generate_is_in_inference_mode():
-    """An image does not depend on its neighbours in the batch."""
-    generator = build().generator
-    inputs = train.sample_inputs(generator, 5, [0, 0])
-    images = train.to_uint8(generator, inputs)
-    np.testing.assert_array_equal(images[:2], train.to_uint8(generator, [tensor[:2] for tensor in inputs]))
-    drawn = train.generate(generator, 5, 0)
-    assert drawn.shape == (5, 32, 32, 1) and drawn.dtype == np.uint8
-    np.testing.assert_array_equal(drawn, train.generate(generator, 5, 0))
-    assert (drawn != train.generate(generator, 5, 1)).any()
-
-
 class Drawer:
     """G and Q. Real digits, one class per category in another order, sheared by one code and thickened by the other.
 

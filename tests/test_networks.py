@@ -126,6 +126,19 @@ def test_noise(built, monkeypatch):
     assert (np.abs(noise).max() <= 1) == uniform and np.abs(np.corrcoef(noise.T) - np.eye(noise.shape[1])).max() < 0.1
 
 
+def test_images(built, monkeypatch):
+    """They are of the seed, and in inference mode: one does not depend on its neighbours in the batch."""
+    _, module, model = built
+    network, to_uint8 = next(iter(model.networks().values())), module.to_uint8
+    images = module.generate(network, 3, 0)
+    assert images.shape == (3, *network.output_shape[1:]) and images.dtype == np.uint8
+    np.testing.assert_array_equal(images, module.generate(network, 3, 0))
+    monkeypatch.setattr(module, "to_uint8", lambda network, *inputs: inputs)
+    inputs, others = (keras.tree.map_structure(lambda x: x[:1], module.generate(network, 3, seed)) for seed in (0, 1))
+    assert (keras.tree.flatten(inputs)[0] != keras.tree.flatten(others)[0]).numpy().all()  # the noise
+    np.testing.assert_allclose(to_uint8(network, *inputs).astype(int), images[:1], atol=1)
+
+
 def test_first_layer_and_optimisers(built):
     key, _, model = built
     seen, rates, *betas = ROWS[key][4:]

@@ -184,7 +184,7 @@ def test_the_lowest_dev_loss_is_kept_over_a_resume(faces, monkeypatch, tmp_path)
     def generate(network, count, seed):
         state, path = checkpoint.read_state(folder), folder / "decoder.keras"
         seen.append((state and state.best, path.exists() and path.read_bytes()))
-        if len(seen) == 4:  # of step 3, which is to be the last
+        if len(seen) == 3:  # of step 2: the next is to be the last
             signal.raise_signal(signal.SIGTERM)
         return MODULES["vae"].generate(network, count, seed)
 

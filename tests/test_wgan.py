@@ -172,14 +172,3 @@ def test_critic_numbers_of_a_known_critic():
     assert numbers["critic's estimate that is memorised (share)"] == pytest.approx(0.4 / 2)
     # Of the dev images' mean alone: a variance of 0.4^2, of eight.
     assert numbers["its standard error"] == pytest.approx(0.4 / 8**0.5 / 2)
-
-
-def test_generate_is_in_inference_mode():
-    """An image does not depend on its neighbours in the batch."""
-    generator = build().generator
-    noise = np.random.default_rng(0).normal(size=[5, 6]).astype(np.float32)
-    np.testing.assert_array_equal(train.to_uint8(generator, noise)[:2], train.to_uint8(generator, noise[:2]))
-    drawn = train.generate(generator, 5, 0)
-    assert drawn.shape == (5, 32, 32, 1) and drawn.dtype == np.uint8
-    np.testing.assert_array_equal(drawn, train.generate(generator, 5, 0))
-    assert (drawn != train.generate(generator, 5, 1)).any()
