@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -146,15 +147,20 @@ def _read_list(parent: Path) -> tuple[Path, list[str], dict[str, str]]:
 
 
 def _decoded(pictures: Pictures, faces: list[str], parent: Path) -> np.ndarray:
-    """The images of `faces`, uint8 (n, 64, 64, 3), of the cache, which is made where the pictures have changed."""
+    """The images of `faces`, uint8 (n, 64, 64, 3), of the cache, which is made where the pictures have changed.
+
+    The cache is mapped into memory, not read: several trainings hold the images once.
+    """
     files = [pictures.files[face] for face in faces]
     source = [CROP, *((file, pictures.stamp(file)) for file in files)]
     fingerprint = hashlib.sha256(repr(source).encode()).hexdigest()
-    path = _cache_folder(parent) / "celeba64.npz"
+    folder = _cache_folder(parent)
+    path, checksum = folder / "celeba64.npy", folder / "celeba64.txt"
     # A damaged cache is as good as none.
-    with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as cache:
-        if str(cache["fingerprint"]) == fingerprint:
-            return cache["images"]
+    with contextlib.suppress(Exception):
+        cached = np.load(path, mmap_mode="c").view(np.ndarray)
+        if checksum.read_text() == f"{fingerprint} {zlib.crc32(cached)}":
+            return cached
     say(f"  decoding {len(files):,} images, once, into {path}")
     groups = [files[i : i + 50] for i in range(0, len(files), 50)]  # a thread's task, to switch less often
     with (
@@ -167,9 +173,11 @@ def _decoded(pictures: Pictures, faces: list[str], parent: Path) -> np.ndarray:
             progress.update(len(part))
     images = np.concatenate(parts)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as draft:  # two processes at once write a file each
-            np.savez(draft, images=images, fingerprint=fingerprint)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as draft, open(draft, "wb") as file:  # two processes at once write a file each
+            np.save(file, images)
+        with atomic_write(checksum) as draft:
+            draft.write_text(f"{fingerprint} {zlib.crc32(images)}")
     except OSError as error:
         say(f"*** The images are not cached: cannot write {path} ({error.strerror})")
     return images

@@ -118,7 +118,7 @@ def test_celeba_as_people_have_it(parent, change, capsys):
     again = celeba.load(parent)  # of the cache
     assert "decoding" not in capsys.readouterr().out
     np.testing.assert_array_equal(again.images, faces.images)
-    assert {path.name for path in parent.parent.rglob("*")} == files | {"celeba64.npz"}
+    assert {path.name for path in parent.parent.rglob("*")} == files | {"celeba64.npy", "celeba64.txt"}
 
 
 def test_all_of_celeba_is_known_by_its_names_and_list(parent, monkeypatch):
@@ -148,12 +148,14 @@ def test_grey_cmyk_and_stripes(parent):
 
 
 def test_the_cache_follows_its_source(parent, monkeypatch, capsys):
-    cache, expected = parent / "celeba64.npz", celeba.load(parent).images
+    cache, expected = parent / "celeba64.npy", celeba.load(parent).images
     write_face(parent / "img_align_celeba" / "000001.jpg", 100)
     assert celeba.load(parent).images[0, 32, 32, 0] == pytest.approx(100, abs=3)
-    cache.write_bytes(cache.read_bytes()[:100_000])
-    np.testing.assert_array_equal(celeba.load(parent).images[1:], expected[1:])
-    assert capsys.readouterr().out.count("decoding") == 3
+    whole = cache.read_bytes()
+    for damaged in (whole[:100_000], whole[:-1] + b"x"):
+        cache.write_bytes(damaged)
+        np.testing.assert_array_equal(celeba.load(parent).images[1:], expected[1:])
+    assert capsys.readouterr().out.count("decoding") == 4
     # In a folder that is not to be written; and where none can be, the images all the same.
     cache.unlink()
     parent.chmod(0o555)
