@@ -224,7 +224,9 @@ class Lines(Callback):
             left = f"{tqdm.format_interval(pace * (step.last - step.now))} left  "
         if step.due or now - self.said > 60:
             self.said = now
-            values = "  ".join(f"{name} {float(value):.4g}" for name, value in logs.items())
+            names = [metric.name for metric in self.model.metrics]  # in their order, which the logs have not
+            names += [f"dev_{name}" for name in names if f"dev_{name}" in logs]
+            values = "  ".join(f"{name} {float(logs[name]):.4g}" for name in names)
             say(f"  step {step.now:,} of {step.last:,}  {left}{values}")
 
 
