@@ -1,7 +1,7 @@
 """What happens between two steps of a training, one Keras callback for each thing.
 
-They run in the order of `training.fit`, and share the `Step` and the logs, from which `Stop` takes and to which
-`DevLoss` adds.
+They run in the order of `training.fit`, and share the `Step` and the logs, from which `Stop` removes
+"asked" and to which `DevLoss` adds.
 """
 
 import contextlib
@@ -91,7 +91,10 @@ class Finite(Callback):
 
 
 class Stop(Callback):
-    """Ends the training after a step on Ctrl-C or SIGTERM, from now on; the second signal ends it at once."""
+    """Ends the training on Ctrl-C or SIGTERM, from now on: after the step at whose end it sees the signal.
+
+    The second signal ends it at once.
+    """
 
     def __init__(self):
         super().__init__()
@@ -121,7 +124,7 @@ class Stop(Callback):
 
 
 class Log(Callback):
-    """Writes a line of log.csv an execution, of one step or ten (`devices.tune`)."""
+    """Writes a line of log.csv per execution, of one step or ten (`devices.tune`)."""
 
     def __init__(self, step: Step, folder: Path):
         super().__init__()
@@ -136,7 +139,7 @@ class Log(Callback):
         if self.step.start and (not rows or int(rows[-1]["step"]) != self.step.start):
             say(f"*** {self.path} lacks steps before {self.step.start:,}, and so will the curves")
         self.file = open(self.path, "a" if rows else "w", newline="")
-        self.writer = csv.DictWriter(self.file, columns, extrasaction="ignore")
+        self.writer = csv.DictWriter(self.file, columns)
         if not rows:
             self.writer.writeheader()
 
@@ -224,7 +227,7 @@ class Lines(Callback):
             left = f"{tqdm.format_interval(pace * (step.last - step.now))} left  "
         if step.due or now - self.said > 60:
             self.said = now
-            names = [metric.name for metric in self.model.metrics]  # in their order, which the logs have not
+            names = [metric.name for metric in self.model.metrics]  # Keras sorts the logs by name
             names += [f"dev_{name}" for name in names if f"dev_{name}" in logs]
             values = "  ".join(f"{name} {float(logs[name]):.4g}" for name in names)
             say(f"  step {step.now:,} of {step.last:,}  {left}{values}")

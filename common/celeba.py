@@ -149,7 +149,7 @@ def _read_list(parent: Path) -> tuple[Path, list[str], dict[str, str]]:
 def _decoded(pictures: Pictures, faces: list[str], parent: Path) -> np.ndarray:
     """The images of `faces`, uint8 (n, 64, 64, 3), of the cache, which is made where the pictures have changed.
 
-    The cache is mapped into memory, not read: several trainings hold the images once.
+    The cache is mapped into memory, where trainings side by side share it; meanwhile it must not be changed in place.
     """
     files = [pictures.files[face] for face in faces]
     source = [CROP, *((file, pictures.stamp(file)) for file in files)]
@@ -158,9 +158,11 @@ def _decoded(pictures: Pictures, faces: list[str], parent: Path) -> np.ndarray:
     path, checksum = folder / "celeba64.npy", folder / "celeba64.txt"
     # A damaged cache is as good as none.
     with contextlib.suppress(Exception):
-        cached = np.load(path, mmap_mode="c").view(np.ndarray)
-        if checksum.read_text() == f"{fingerprint} {zlib.crc32(cached)}":
+        cached = np.load(path, mmap_mode="c").view(np.ndarray)  # copy on write: DLPack takes no read-only array
+        known = checksum.read_text() == f"{fingerprint} {zlib.crc32(cached)}"
+        if known and cached.shape == (len(files), 64, 64, 3) and cached.dtype == np.uint8:
             return cached
+    cached = None  # Windows replaces no file that is mapped
     say(f"  decoding {len(files):,} images, once, into {path}")
     groups = [files[i : i + 50] for i in range(0, len(files), 50)]  # a thread's task, to switch less often
     with (

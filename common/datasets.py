@@ -223,7 +223,7 @@ def reachable(url: str, seconds: float = 15) -> bool:
 
 
 def _is_aligned(array: np.ndarray) -> bool:
-    """Whether TensorFlow can use the memory of `array`: it starts at a multiple of 64 bytes."""
+    """Whether TensorFlow can use the memory of `array`: writable, contiguous, and at a multiple of 64 bytes."""
     return array.ctypes.data % 64 == 0 and array.flags.c_contiguous and array.flags.writeable
 
 

@@ -251,8 +251,10 @@ def as_reported(value: float | str | None) -> str:
 
 def question_table(rows: list[Row], here: Path, names: list[str], columns: dict[str, str]) -> str:
     """A line per row of those `names`, and the columns of a question."""
-    lines = [[link(row, here), *(cell(row, key, form) for key, form in columns.items())] for row in chosen(rows, names)]
-    return table(["row", *columns], lines)
+    lines = []
+    for row in chosen(rows, names):
+        lines.append([link(row, here), progress(row), *(cell(row, key, form) for key, form in columns.items())])
+    return table(["row", "steps", *columns], lines)
 
 
 def gallery(rows: list[Row], here: Path) -> str:

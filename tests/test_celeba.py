@@ -12,7 +12,7 @@ from PIL import Image
 from scripts import FUZZ
 from test_datasets import refused
 
-from common import celeba
+from common import celeba, datasets
 from common.files import UserError
 
 NUMBERS = range(1, 121)
@@ -118,6 +118,7 @@ def test_celeba_as_people_have_it(parent, change, capsys):
     again = celeba.load(parent)  # of the cache
     assert "decoding" not in capsys.readouterr().out
     np.testing.assert_array_equal(again.images, faces.images)
+    assert datasets._is_aligned(again.images) and isinstance(again.images.base, np.memmap)  # used where it lies
     assert {path.name for path in parent.parent.rglob("*")} == files | {"celeba64.npy", "celeba64.txt"}
 
 
@@ -152,10 +153,10 @@ def test_the_cache_follows_its_source(parent, monkeypatch, capsys):
     write_face(parent / "img_align_celeba" / "000001.jpg", 100)
     assert celeba.load(parent).images[0, 32, 32, 0] == pytest.approx(100, abs=3)
     whole = cache.read_bytes()
-    for damaged in (whole[:100_000], whole[:-1] + b"x"):
+    for damaged in (whole[:100_000], whole[:-1] + bytes([whole[-1] ^ 1]), whole.replace(b"|u1", b"|i1", 1)):
         cache.write_bytes(damaged)
         np.testing.assert_array_equal(celeba.load(parent).images[1:], expected[1:])
-    assert capsys.readouterr().out.count("decoding") == 4
+    assert capsys.readouterr().out.count("decoding") == 5
     # In a folder that is not to be written; and where none can be, the images all the same.
     cache.unlink()
     parent.chmod(0o555)

@@ -44,7 +44,7 @@ def test_tables(tmp_path):
     ]
     assert written["seeds"][2] == [z3, "seed 0", "2", "-", "4.2", "220.3", "12.3", "-"]
     assert written["seeds"][4] == ["vae mnist_z3", "report A", "-", "-", "-", "271", "-", "112.661"]
-    assert written["bias"][2:] == [[gan, "12.3", "0.750", "-", "-"]]
+    assert written["bias"][2:] == [[gan, "25,000", "12.3", "0.750", "-", "-"]]
     assert 'src="../results/vae/mnist_z3/samples.png"' in written["gallery"][2][1]
     assert cells(tables.write("results", [], tmp_path))[2:] == []
 

@@ -269,7 +269,12 @@ def test_a_second_one_of_the_same_row_is_refused(tmp_path, monkeypatch, capsys):
     is_one_line(code, capsys.readouterr().err, "another train.py is at work in", tmp_path / "vae")
 
 
-def test_bad_data_gets_one_line(tmp_path, monkeypatch, capsys):
+def test_bad_input_gets_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["test.py"])
+    with pytest.raises(SystemExit) as stop:
+        evaluation.test(vae.train.RUNS, (), vae.train.generate, vae.train.CURVES, vae.train.build)
+    is_one_line(stop.value.code, capsys.readouterr().err, "no trained model", "vae/train.py mnist_z100")
     (tmp_path / "mnist.npz").write_bytes(b"PK\3\4 and then it ends")
     code = train_here(monkeypatch, tmp_path, vae.train, DATA_DIR=str(tmp_path))
     is_one_line(code, capsys.readouterr().err, tmp_path / "mnist.npz", "get it again")
@@ -594,6 +599,8 @@ def test_the_fid_is_shown_beside_that_of_the_rows_on_the_same_images(tmp_path):
     ("steps", "interval", "snapshots"),
     [
         (25_000, 500, [0, 500, 1_500, *range(2_500, 25_000, 2_500)]),
+        (10_000, 200, [0, 200, 600, *range(1_000, 10_000, 1_000)]),
+        (2_000, 100, [0, 100, *range(200, 2_000, 200)]),
         (187_500, 500, [0, 2_000, 4_000, 9_500, 19_000, 37_500, 56_500, 75_000, 94_000, 112_500, 131_500, 150_000,
                         169_000]),
         (7, 1, [*range(8)]),
