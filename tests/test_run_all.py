@@ -148,9 +148,9 @@ def test_side_by_side(runs, monkeypatch, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all(runs, start, capfd, number):
-    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup, should the tests run under it, has it ignore
+    ours = signal.signal(number, signal.SIG_DFL)  # nohup has SIGHUP ignored, a shell's background job SIGINT
     process = start("long")
-    signal.signal(signal.SIGHUP, ours)
+    signal.signal(number, ours)
     wait_until(lambda: running.last_step(runs / "tiny" / "long") > 2)
     os.kill(process.pid, number)
     process.join()
