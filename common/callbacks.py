@@ -1,7 +1,7 @@
 """What happens between two steps of a training, one Keras callback for each thing.
 
-They run in the order of `training.fit`, and share the `Step` and the logs, from which `Stop` removes
-"asked" and to which `DevLoss` adds.
+They run in the order of `training.fit`, and share the `Step` and the logs, from which `Stop` removes "asked" and to
+which `DevLoss` adds.
 """
 
 import contextlib
