@@ -30,9 +30,9 @@ METRICS = {FID: ".2f", "KID (classifier)": ".3f", "precision": ".3f", "recall": 
 OWN = {
     "dev ELBO (nats)": ("dev ELBO (nats)", ".2f"),
     "test MSE": ("test MSE", ".5f"),
-    "asked label read (share)": ("label read", ".1%"),
-    "code is the digit read (share)": ("code is the digit", ".1%"),
-    "Q tells real test images' digits (share)": ("Q tells real digits", ".1%"),
+    "asked label read (share)": ("label accuracy", ".1%"),
+    "code is the digit read (share)": ("category is the digit", ".1%"),
+    "Q tells real test images' digits (share)": ("Q's accuracy on real digits", ".1%"),
 }
 # The rows of the table and the figure of seeds, and what counts there.
 SEEDS = ["vae mnist_z3", "vae mnist_z10"]
@@ -191,13 +191,13 @@ def results_table(rows: list[Row], here: Path) -> str:
     for dataset, real in real_images(rows).items():
         values = [f"{real[key]:{form}}" if key in real else "-" for key, form in metrics.items()]
         lines.append(["real dev images", dataset, "-", *values, "-", "-"])
-    return table(["row", "dataset", "steps", *metrics, "its own number", "minutes"], lines)
+    return table(["experiment", "dataset", "steps", *metrics, "model-specific metric", "minutes"], lines)
 
 
 def summary_table(rows: list[Row], here: Path) -> str:
     """A short line per row."""
     lines = [[link(row, here), progress(row), cell(row, FID, METRICS[FID]), own_numbers(row)] for row in rows]
-    return table(["row", "steps", FID, "its own number"], lines)
+    return table(["experiment", "steps", FID, "model-specific metric"], lines)
 
 
 def reports_table(rows: list[Row], here: Path) -> str:
@@ -210,7 +210,7 @@ def reports_table(rows: list[Row], here: Path) -> str:
                 ours = [value for value in found if value is not None]
                 shown = spread(ours, ".5g") if ours else "not measured"
                 lines.append([link(row, here), progress(row), source, measure, as_reported(pair["reported"]), shown])
-    return table(["row", "our steps", "report", "measure", "the report's", "ours"], lines)
+    return table(["experiment", "our steps", "report", "measure", "reported", "ours"], lines)
 
 
 def seeds_table(rows: list[Row], here: Path) -> str:
@@ -232,7 +232,7 @@ def seeds_table(rows: list[Row], here: Path) -> str:
             fid = row[0]["reported"].get(f"{report}, text", {}).get(REPORT_FID)
             lines.append([called(row), f"report {report}", "-", "-", *ends, "-", as_reported(fid)])
     return table(
-        ["row", "of", UNITS, "encoder units alive", "dev KL (nats)", "dev loss (nats)", FID, REPORT_FID], lines
+        ["experiment", "run", UNITS, "encoder units alive", "dev KL (nats)", "dev loss (nats)", FID, REPORT_FID], lines
     )
 
 
@@ -254,7 +254,7 @@ def question_table(rows: list[Row], here: Path, names: list[str], columns: dict[
     lines = []
     for row in chosen(rows, names):
         lines.append([link(row, here), progress(row), *(cell(row, key, form) for key, form in columns.items())])
-    return table(["row", "steps", *columns], lines)
+    return table(["experiment", "steps", *columns], lines)
 
 
 def gallery(rows: list[Row], here: Path) -> str:
@@ -271,7 +271,7 @@ def gallery(rows: list[Row], here: Path) -> str:
         if (folder / "compared.png").is_file():
             compared[row[0]["dataset"]] = picture(folder / "compared.png", here)
     lines += [[f"all rows, {dataset}", shown] for dataset, shown in compared.items()]
-    return table(["row", "pictures"], lines, "---")
+    return table(["experiment", "pictures"], lines, "---")
 
 
 def picture(path: Path, here: Path) -> str:

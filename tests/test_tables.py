@@ -74,7 +74,7 @@ def test_pages(tmp_path):
 def test_the_page_of_ones_own_runs(tmp_path):
     make_results(tmp_path)
     page = report.write_page(tmp_path, [tmp_path / "vae" / name for name in ("mnist_z3", "not_measured")], "Mine")
-    assert page == tmp_path / "RESULTS.md" and page.read_text().startswith("# Mine\n\n## Results\n\n| row ")
+    assert page == tmp_path / "RESULTS.md" and page.read_text().startswith("# Mine\n\n## Results\n\n| experiment ")
     assert "(vae/mnist_z3)" in page.read_text() and "dcgan" not in page.read_text()
 
 
