@@ -1,10 +1,10 @@
-"""Measures an ACGAN that train.py left, and draws its figures."""
+"""Measures an ACGAN trained by train.py and draws its figures."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
-from common import classifier, evaluation, plots  # before TensorFlow, whose messages it keeps quiet
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # use this checkout's common/, not an installed one
+from common import classifier, evaluation, plots  # before TensorFlow, to silence its messages
 
 # isort: split
 import numpy as np
@@ -14,18 +14,18 @@ from acgan.train import CURVES, RUNS, encode, generate, sample_noise, to_uint8
 
 
 def report(experiment, networks, images):
-    """Images of the same noise and each label; how well the label is read off them, and what else it changes."""
+    """Draws each label with the same noise; measures how often it is recognised and what else changes with it."""
     generator, labels = networks["generator"], experiment.row["labels"]
-    classes = max(2, generator.input_shape[1][-1])  # of two the label may be one bit
+    classes = max(2, generator.input_shape[1][-1])  # two classes may be encoded as one bit
     if labels == "class":
         noise, names = sample_noise(generator, 8, [experiment.seed, -3]), images.names
         rows = {f"noise {i + 1}": draw(generator, tf.repeat(z[None], classes, 0), range(classes))
                 for i, z in enumerate(noise)}  # fmt: skip
-        title = f"{experiment.title}: a column per digit asked for"
+        title = f"{experiment.title}: a column per requested digit"
     else:
         noise, names = sample_noise(generator, 10, [experiment.seed, -3]), None
         rows = {f"{name}{labels}": draw(generator, noise, [i] * 10) for i, name in enumerate(("not ", ""))}
-        title = f"{experiment.title}: ten pairs, each of the same noise"
+        title = f"{experiment.title}: ten pairs, each from the same noise"
     plots.pairs(rows, experiment.folder / "pairs.png", title, names)
 
     others = [] if labels == "class" else [name for name in classifier.readable_attributes() if name != labels]
@@ -42,16 +42,16 @@ def report(experiment, networks, images):
 
 
 def label_numbers(generator, classes, read, others, seed, count=2_000):
-    """How often an independent classifier reads the asked-for label, and how much the rest moves with it.
+    """Measures how often an independent classifier recognises the requested label, and what else changes with it.
 
     Args:
-        read: uint8 images (n, H, W, C) to their labels (n,) and their other attributes (n, k), or None.
-        others: the names of these.
+        read: a function from uint8 images (n, H, W, C) to their labels (n,) and other attributes (n, k), or None.
+        others: the names of the other attributes.
 
     Returns:
-        The share of images of which the asked-for label is read, and of pairs of the same noise of which both are.
-        What changes when only the label does, beside what changes when only the noise does: root of the mean squared
-        difference in grey levels, and the share of the other attributes that are read differently, of all and each.
+        The share of images whose requested label is recognised, and of pairs from the same noise in which both are.
+        How much changes if only the label changes, and if only the noise does: the RMS difference in grey levels, and
+        how often the other attributes are read differently, on average and for each.
     """
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
@@ -76,12 +76,12 @@ def label_numbers(generator, classes, read, others, seed, count=2_000):
 
 
 def draw(generator, noise, labels):
-    """Images uint8 (n, H, W, C) of noise (n, latent_dim) and labels (n,)."""
+    """Returns uint8 images (n, H, W, C) for noise (n, latent_dim) and labels (n,)."""
     return to_uint8(generator, noise, encode(tf.constant(labels), generator))
 
 
 def difference(a, b):
-    """Root of the mean squared difference of uint8 images, in grey levels."""
+    """Returns the RMS difference between uint8 images, in grey levels."""
     return float(np.sqrt(np.mean((a.astype(np.float32) - b) ** 2)))
 
 

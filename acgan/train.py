@@ -1,9 +1,9 @@
 """ACGAN: auxiliary-classifier generative adversarial network (Odena et al. 2017, arXiv:1610.09585).
 
-The generator G is told a label c beside the noise; the discriminator D says of an image both whether it is real
-and which label it has. With S the log-likelihood of the right source, C that of the right label, each a mean over
-real and over generated images (section 3, eq. 2 and 3), D maximises S + C and G maximises C - S, the latter with
-the non-saturating loss of Goodfellow et al. 2014, section 3:
+The generator G takes a label c as well as noise; the discriminator D predicts both whether an image is real and what
+its label is. With L_S the log-likelihood of the correct source and L_C that of the correct label, each the sum of the
+means over real and over generated images (section 3, eq. 2 and 3), D maximises L_S + L_C and G maximises L_C - L_S,
+the latter with the non-saturating loss of Goodfellow et al. 2014, section 3:
 
     L_D = -E[log D(x)] - E[log(1 - D(G(z, c)))] - E[log P(c_x|x)] - E[log P(c|G(z, c))]
     L_G = -E[log D(G(z, c))] - E[log P(c|G(z, c))]
@@ -16,16 +16,16 @@ if __name__ == "__main__":
     import sys
     from pathlib import Path
 
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
-    from common.training import train  # before TensorFlow, whose messages it keeps quiet
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # use this checkout's common/, not an installed one
+    from common.training import train  # before TensorFlow, to silence its messages
 
 import keras
 import tensorflow as tf
 from keras import layers
 
-# One row per experiment, the first is the default. `labels`: an attribute's name, or "class". `network`: that of the
-# report of this name. `reported`: the figures of the reports. The row mnist_padded is ours. D knows
-# resized digits by their interpolation and wins; G then ends with one picture a label.
+# One row per experiment; the first is the default. `labels`: an attribute's name, or "class". `network`: the report
+# whose networks are used, or "ours". `reported`: the reports' numbers by source. The row mnist_padded is ours: with
+# resized digits, D recognises the interpolation and wins, and G ends up with one image per label.
 RUNS = {
     "mnist_padded": dict(
         dataset="mnist_padded", labels="class", batch_size=64, steps=25_000,
@@ -44,39 +44,39 @@ RUNS = {
     ),
 }  # fmt: skip
 
-# The figure of the training curves: a panel per unit, the columns of log.csv in it.
+# The panels of curves.png, one per unit, and the columns of log.csv in each.
 CURVES = {
     "loss (nats)": ["d_loss", "g_loss"],
     "D's loss on the source (nats)": ["source_real", "source_fake"],
     "D's loss on the label (nats)": ["label_real", "label_fake"],
-    "label read by D (share)": ["accuracy_real", "accuracy_fake"],
+    "D's label accuracy (share)": ["accuracy_real", "accuracy_fake"],
 }
 
 normal = keras.initializers.RandomNormal
 
 
 def batch_norm(**options):
-    """Batch norm with the momentum and epsilon of all reports."""
+    """Returns a batch norm layer with the momentum and epsilon of all reports."""
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **options)
 
 
 def dense(units, bias=True, **options):
-    """A dense layer with initial weights of N(0, 0.02)."""
+    """Returns a dense layer whose initial weights are normal, with a standard deviation of 0.02."""
     return layers.Dense(units, use_bias=bias, kernel_initializer=normal(stddev=0.02), **options)
 
 
 def up(channels, bias, padding="same"):
-    """Of G: doubles the sides; with "valid" makes 4x4 of 1x1."""
+    """Returns a layer for G that doubles height and width or, with "valid" padding, turns 1x1 into 4x4."""
     return layers.Conv2DTranspose(channels, 4, 2, padding, use_bias=bias, kernel_initializer=normal(stddev=0.02))
 
 
 def down(channels, strides=2, padding="same"):
-    """Of D, in B's networks and ours."""
+    """Returns a layer for D in B's networks and ours."""
     return layers.Conv2D(channels, 4, strides, padding, use_bias=False, kernel_initializer=normal(stddev=0.02))
 
 
 def networks_ours(codes, images, width):
-    """Of 32x32 images."""
+    """Builds our networks for 32x32 images."""
     x = layers.Reshape([4, 4, 4 * width])(dense(4 * 4 * 4 * width, bias=False)(codes))
     for channels in (2 * width, width, images.shape[-1]):  # 8x8, 16x16, 32x32
         x = layers.LeakyReLU(0.2)(batch_norm(gamma_initializer=normal(1.0, 0.02))(x))
@@ -88,7 +88,7 @@ def networks_ours(codes, images, width):
 
 
 def networks_b(codes, images, width):
-    """B's, of 64x64 images."""
+    """Builds B's networks for 64x64 images."""
     x = layers.Reshape([1, 1, codes.shape[-1]])(codes)
     for i in (3, 2, 1, 0):  # 4x4, 8x8, 16x16, 32x32
         x = up(width * 2**i, False, "valid" if i == 3 else "same")(x)
@@ -101,7 +101,7 @@ def networks_b(codes, images, width):
 
 
 def networks_c(codes, images, width):
-    """C's, of 64x64 images, which its D has in [0, 1]."""
+    """Builds C's networks for 64x64 images, which its D scales to [0, 1]."""
     x = layers.Reshape([4, 4, 8 * width])(dense(4 * 4 * 8 * width)(codes))
     for channels in (4 * width, 2 * width, width, images.shape[-1]):  # 8x8, 16x16, 32x32, 64x64
         x = up(channels, bias=True)(layers.ReLU()(batch_norm()(x)))
@@ -114,49 +114,49 @@ def networks_c(codes, images, width):
 
 
 def build_networks(image_shape, network, latent_dim, label_dim, width, noise):
-    """G and D.
+    """Builds G and D.
 
     Returns:
-        Noise (batch, latent_dim) and labels (batch, label_dim) to images (batch, *image_shape) in [-1, 1];
-        images to the logit (batch, 1) of being real and the label's logits (batch, label_dim).
+        G, from noise (batch, latent_dim) and labels (batch, label_dim) to images (batch, *image_shape) in [-1, 1], and
+        D, from images to the logit (batch, 1) of being real and the label's logits (batch, label_dim).
     """
-    name = {"normal": "noise", "uniform": "uniform_noise"}[noise]  # which `sample_noise` reads
+    name = {"normal": "noise", "uniform": "uniform_noise"}[noise]  # read by `sample_noise`
     noise, label = keras.Input([latent_dim], name=name), keras.Input([label_dim], name="label")
     images, codes = keras.Input(image_shape, name="images"), layers.Concatenate()([noise, label])
     x, y = {"ours": networks_ours, "B": networks_b, "C": networks_c}[network](codes, images, width)
-    # All outputs are float32 also in mixed precision.
+    # All outputs are float32, even in mixed precision.
     generator = keras.Model([noise, label], layers.Activation("tanh", dtype="float32")(x), name="generator")
     heads = [dense(units, dtype="float32", name=name)(y) for name, units in (("source", 1), ("label", label_dim))]
     return generator, keras.Model(images, heads, name="discriminator")
 
 
 def bce(label, logits):
-    """Mean cross-entropy in nats of `logits` against one label, 0 or 1."""
+    """Returns the mean binary cross-entropy of `logits` in nats; all have the same `label`, 0 or 1."""
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), label), logits))
 
 
 def encode(labels, generator):
-    """Labels int (batch,) as the generator takes them: bits (batch, 1), or one-hot (batch, classes)."""
+    """Encodes int labels (batch,) as `generator` expects: as bits (batch, 1) or one-hot (batch, classes)."""
     size = generator.input_shape[1][-1]
     return tf.cast(labels[:, None], tf.float32) if size == 1 else tf.one_hot(labels, size)
 
 
 def label_loss(labels, logits):
-    """-log P(c|x) in nats, a mean over the batch, of encoded labels: a Bernoulli variable's, or a categorical one's."""
+    """Returns -log P(c|x) in nats, averaged over the batch, for encoded labels, Bernoulli (bits) or categorical."""
     if logits.shape[-1] == 1:
         return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits))
     return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
 
 
 def label_accuracy(labels, logits):
-    """The share of encoded labels that the logits tell right."""
+    """Returns the share of encoded labels that the logits predict correctly."""
     if logits.shape[-1] == 1:
         return tf.reduce_mean(tf.cast((logits > 0) == (labels > 0.5), tf.float32))
     return tf.reduce_mean(tf.cast(tf.argmax(logits, 1) == tf.argmax(labels, 1), tf.float32))
 
 
 class ACGAN(keras.Model):
-    """The generator and the discriminator, with an Adam each."""
+    """The generator and the discriminator, each with its own Adam."""
 
     def __init__(self, generator, discriminator, learning_rate, seed):
         super().__init__()
@@ -175,18 +175,18 @@ class ACGAN(keras.Model):
         return self.means
 
     def networks(self):
-        """What is saved, by name; `generate` draws from the first."""
+        """Returns the networks to save, by name; `generate` uses the first."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
     def step_seed(self):
-        """Stateless seed, int32 (2,), of this step's noise: a function of seed, step and replica."""
+        """Returns the stateless seed, int32 (2,), of this step's noise: a function of seed, step and replica."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return tf.random.experimental.stateless_fold_in([self.seed, self.d_optimizer.iterations.value], replica)
 
     def train_step(self, batch):
-        """One update of D, then one of G, on the same fakes, which are asked for the labels of the real images.
+        """Updates D once, then G once on the same fakes, which have the same labels as the real images.
 
-        `batch`: uint8 images (n, H, W, C), their labels (n,).
+        `batch`: uint8 images (n, H, W, C) and their labels (n,).
         """
         images, labels = batch
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
@@ -216,7 +216,7 @@ class ACGAN(keras.Model):
 
 
 def sample_noise(generator, count, seed):
-    """Noise (count, latent_dim) that is a function of `seed`: of U(-1, 1) or N(0, 1), as `generator` takes it."""
+    """Returns noise (count, latent_dim) from U(-1, 1) or N(0, 1), as `generator` expects; a function of `seed`."""
     noise = generator.inputs[0]
     shape = [count, noise.shape[-1]]
     if noise.name == "uniform_noise":
@@ -225,21 +225,21 @@ def sample_noise(generator, count, seed):
 
 
 def sample_inputs(generator, count, seed):
-    """Noise (count, latent_dim) and encoded labels, each class as likely, that are a function of `seed`."""
-    classes = max(2, generator.input_shape[1][-1])  # of two the label may be one bit
+    """Returns noise (count, latent_dim) and encoded labels, all equally likely; a function of `seed`."""
+    classes = max(2, generator.input_shape[1][-1])  # two classes may be encoded as one bit
     labels = tf.random.stateless_uniform([count], seed, 0, classes, tf.int32)
-    # The labels' seed is not the noise's, whose low bits they would be.
+    # With the same seed, the labels would be the low bits of the noise.
     noise_seed = tf.random.experimental.stateless_fold_in(seed, 1)
     return sample_noise(generator, count, noise_seed), encode(labels, generator)
 
 
 def build(image_shape, *, network, latent_dim, label_dim, width, noise, learning_rate, seed=0):
-    """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape` and their labels (batch,).
+    """Returns a compiled model for `fit` on uint8 images (batch, *image_shape) and their labels (batch,).
 
     Args:
-        image_shape: 32x32 for the network "ours", 64x64 for "B" and "C".
-        label_dim: the number of classes, whose label is one-hot; 1 for an attribute's bit.
-        width: channels of G's last and of D's first hidden layer; each one further in has twice as many.
+        image_shape: (height, width, channels), 32x32 for network "ours", 64x64 for "B" and "C".
+        label_dim: the number of classes, for one-hot labels, or 1, for an attribute as one bit.
+        width: channels of G's last and of D's first hidden layer, doubling with each layer away from the image.
         noise: "normal" for N(0, 1), "uniform" for U(-1, 1).
     """
     keras.utils.set_random_seed(seed)
@@ -250,12 +250,12 @@ def build(image_shape, *, network, latent_dim, label_dim, width, noise, learning
 
 
 def generate(generator, count, seed):
-    """Images uint8 (count, H, W, C) of `generator`, from noise and labels that are a function of `seed`."""
+    """Returns uint8 images (count, H, W, C) from `generator`; the noise and labels are a function of `seed`."""
     return to_uint8(generator, *sample_inputs(generator, count, [seed, -2]))
 
 
 def to_uint8(generator, noise, labels):
-    """Images uint8 (n, H, W, C) of noise (n, latent_dim) and encoded labels, in inference mode."""
+    """Returns uint8 images (n, H, W, C) for noise (n, latent_dim) and encoded labels, in inference mode."""
     parts = [generator([noise[i : i + 500], labels[i : i + 500]], training=False) for i in range(0, len(noise), 500)]
     return tf.cast(tf.round((tf.concat(parts, 0) + 1.0) * 127.5), tf.uint8).numpy()
 

@@ -1,7 +1,7 @@
 """Kills train.py and test.py at random moments: `python benchmarks/kills.py [kills of each] [model ...]`.
 
-Every second kill comes as soon as a file is being written. After each the run's files must be whole, or not there, and
-whenever a run has come to its end, it must have what an undisturbed one has: weights, log and numbers bit for bit.
+Every second kill comes while a file is being written. After each kill, the run's files must be either complete or
+absent. When a run finishes, its weights, log and metrics must equal those of an uninterrupted run, bit for bit.
 """
 
 import json
@@ -29,7 +29,7 @@ STEPS = "405"
 
 
 def whole(folder):
-    """Reads every file of a run's folder but drafts and TensorBoard's, which only grow."""
+    """Reads every file in a run's folder except drafts and TensorBoard's, which only grow."""
     for path in folder.rglob("[!~]*"):
         if path.suffix in (".png", ".gif"):
             with Image.open(path) as image:
@@ -47,7 +47,7 @@ def whole(folder):
 
 
 def call(folder, *words):
-    """To the end; returns the seconds it took."""
+    """Runs a script to the end; returns the seconds it took."""
     begun = time.monotonic()
     process = start(folder, *words, STEPS=STEPS)
     out, err = process.communicate()
@@ -56,13 +56,13 @@ def call(folder, *words):
 
 
 def step(folder):
-    """Of the checkpoint in the one run there; 0 without one."""
+    """Returns the step of the checkpoint of the only run in `folder`, or 0 if there is none."""
     states = [checkpoint.read_state(path) for path in (folder / "runs").glob("*/*")]
     return states[0].step if states and states[0] else 0
 
 
 def kill(folder, words, moment, writing, number):
-    """Sends a signal after `moment` seconds, or with the first file of which it is `writing` then; whether in time."""
+    """Sends a signal after `moment` seconds or, if `writing`, at the next write after that; returns whether in time."""
     before = step(folder)
     process = start(folder, *words, STEPS=STEPS)
     time.sleep(moment)
@@ -74,14 +74,14 @@ def kill(folder, words, moment, writing, number):
         out, err = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise SystemExit(f"{words} does not end at signal {number}") from None
+        raise SystemExit(f"{words} does not end on signal {number}") from None
     assert step(folder) >= before, f"{words} went from step {before} to {step(folder)}"
     if "stopping after this step" in out:
         assert "Traceback" not in err and process.returncode in (0, 128 + number), (out, err)
         if process.returncode:
-            assert step(folder) > before, (before, out)  # what was done until then is kept
+            assert step(folder) > before, (before, out)  # the work done until then is kept
     for draft in folder.rglob("~*"):
-        draft.unlink()  # so that the next one is seen
+        draft.unlink()  # so that the next one is noticed
     return in_time
 
 
@@ -93,7 +93,7 @@ def same(script, ours, theirs):
 
 
 def main(kills, scripts):
-    # Which nohup may have had ignored, here and in what we start.
+    # A shell's background job ignores SIGINT, and so would the processes that we start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     rng, tried, finished = random.Random(0), Counter(), 0
     for script in scripts:
@@ -106,12 +106,12 @@ def main(kills, scripts):
                 words, count = [f"{script}/{file}"], 0
                 seconds = call(parents[0], *words)
                 while count < kills:
-                    if file == "train.py" and step(parents[1]) == int(STEPS):  # the kills let it come to its end
+                    if file == "train.py" and step(parents[1]) == int(STEPS):  # it finished despite the kills
                         same(script, *(next(parent.iterdir()) for parent in (ours, theirs)))
                         shutil.rmtree(ours)
                         finished += 1
                     number = rng.choice(SIGNALS)
-                    # (The second half of the time has more to lose than the first, which imports TensorFlow.)
+                    # (The second half of the time has more to lose; in the first, TensorFlow is imported.)
                     moment = seconds * rng.triangular(0, 1, 0.8)
                     if kill(parents[1], words, moment, count % 2, number):
                         tried[script, file, number.name] += 1
@@ -128,7 +128,7 @@ def main(kills, scripts):
                       if "tensorboard" not in path.parts} for folder in folders]  # fmt: skip
             assert files[0] == files[1], script
         print({" ".join(key): n for key, n in tried.items() if key[0] == script}, flush=True)
-    print(f"{tried.total()} kills; nothing was lost, and {finished} runs ended as if undisturbed")
+    print(f"{tried.total()} kills; nothing was lost, and {finished} runs ended as if uninterrupted")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Watches the memory of a long training: `python benchmarks/soak.py [minutes] [model]`.
+"""Watches the memory of a long training run: `python benchmarks/soak.py [minutes] [model]`.
 
-Prints, for each tenth of the time, the step reached and the largest resident memory, MB; the run is thrown away.
+Prints, for each tenth of the time, the step reached and the peak resident memory in MB. The run is not kept.
 """
 
 import sys
@@ -16,7 +16,7 @@ from common import checkpoint
 
 def main(minutes, model):
     with tempfile.TemporaryDirectory() as folder, open(Path(folder, "terminal"), "w+") as terminal:
-        # (A pipe that nobody reads would be full, and the training wait, before the hour is over.)
+        # (A pipe that nobody reads would fill up within the hour and block training.)
         process = start(Path(folder), f"{model}/train.py", output=terminal, STEPS="9999999")
         begun = time.monotonic()
         try:
@@ -25,7 +25,7 @@ def main(minutes, model):
                 while time.monotonic() - begun < minutes * 60 * part / 10:
                     status = Path(f"/proc/{process.pid}/status").read_text()
                     if "VmRSS:" not in status:
-                        raise SystemExit(f"it ended: {Path(folder, 'terminal').read_text()}")
+                        raise SystemExit(f"training ended: {Path(folder, 'terminal').read_text()}")
                     largest = max(largest, int(status.split("VmRSS:")[1].split()[0]) / 1024)
                     time.sleep(2)
                 log = [line for path in Path(folder).glob("runs/*/*") for line in checkpoint.read_log(path)]

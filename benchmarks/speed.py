@@ -1,10 +1,10 @@
-"""The scripts against plain PyTorch, side by side on this machine: `python benchmarks/speed.py [model/row ...]`.
+"""Compares the scripts' speed with plain PyTorch's on this machine: `python benchmarks/speed.py [model/row ...]`.
 
-A row runs as its train.py runs it, but for the pictures and checkpoints between the steps. Against it stand the same
-networks, losses and optimisers in PyTorch (benchmarks/twins.py), eager and compiled, on batches drawn the fastest
-way PyTorch has, all images in memory. First both sides take three steps from the same weights, on the same images and
-noise: their losses must agree. Then they take turns, each in a process of its own that sleeps while another works;
-shown are medians. Writes speed.json into RUNS_DIR.
+A row runs as in its train.py, but without samples and checkpoints between the steps. It is compared with the same
+networks, losses and optimizers in PyTorch (benchmarks/twins.py), eager and compiled, with all images in memory and
+batches drawn the fastest way PyTorch offers. First, both sides take three steps from the same weights, on the same
+images and noise; their losses must agree. Then they take turns, each in a process of its own, which sleeps while
+another works; the medians are reported. Writes speed.json to RUNS_DIR.
 """
 
 import json
@@ -23,14 +23,14 @@ ROWS = (
     "vae/mnist_z100", "dcgan/mnist", "acgan/mnist_padded", "infogan/mnist_padded", "wgan/mnist", "dcgan/celeba_z100",
     "dcgan/celeba_z128", "vae/cifar10_beta2", "wgan/cifar10_div_small",
 )  # fmt: skip
-# Keras' order of these layers of one input is another.
+# Keras orders these layers, which share an input, differently.
 HEADS = "source", "label", "q_hidden", "q_norm", "q_categorical", "q_continuous", "mean", "log_variance"
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, SECONDS = 7, 2.0
 
 
 def memory():
-    """This process's largest memory so far, MB."""
+    """Returns this process's peak memory so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -51,13 +51,13 @@ class Keras:
         devices.tune(self.model, shape, 500, self.model.distribute_strategy)
 
     def batches(self, count):
-        """Those of the next `count` steps."""
+        """Returns the batches of the next `count` steps."""
         start = self.chosen.steps
         self.chosen = self.chosen._replace(steps=start + count)
         return self.batches_of(self.chosen, self.images, start)
 
     def example(self, count, path):
-        """What `Torch.load` takes, and of `count` steps their images, labels, random draws, losses.
+        """Returns the arguments of `Torch.load`, and the images, labels, random draws and losses of `count` steps.
 
         Saves the training images and labels to `path`.
         """
@@ -84,7 +84,7 @@ class Keras:
         return (self.script, self.chosen.row, weights, path), steps
 
     def draws(self, count):
-        """The random draws of the next step, in the order that PyTorch's side takes them."""
+        """Returns the random draws of the next step, in the order in which the PyTorch side takes them."""
         import tensorflow as tf
 
         fold, model, module = tf.random.experimental.stateless_fold_in, self.model, self.module
@@ -94,7 +94,7 @@ class Keras:
         if self.script == "dcgan":
             updates = self.settings["g_updates"]
             seeds = tf.unstack(tf.random.experimental.stateless_split(model.step_seed(), 1 + updates))
-            # A single update of G is on D's fakes.
+            # A single update of G reuses D's fakes.
             return [module.sample_noise(model.generator, count, seed) for seed in seeds[: 1 if updates == 1 else None]]
         if self.script == "acgan":
             return [module.sample_noise(model.generator, count, model.step_seed())]
@@ -104,7 +104,7 @@ class Keras:
         return [x for i in (*range(updates), -1) for x in model.sample(count // updates, fold(seed, i))]
 
     def drawing(self, count):
-        """Seconds that drawing the batches of `count` steps takes by itself, in the graph as the steps do."""
+        """Returns the seconds it takes just to draw the batches of `count` steps, in a graph as in training."""
         import tensorflow as tf
 
         @tf.function
@@ -119,7 +119,7 @@ class Keras:
         return time.perf_counter() - begun
 
     def seconds(self, count):
-        """Of `count` steps."""
+        """Returns the seconds that `count` steps take."""
         import keras
 
         batches = self.batches(count)
@@ -136,7 +136,7 @@ class Keras:
         return times[-1] - times[0]
 
     def peak(self):
-        """GFLOP a second of a matrix product."""
+        """Returns the GFLOP per second of a matrix product."""
         import tensorflow as tf
 
         a = tf.random.normal([2048, 2048])
@@ -172,7 +172,7 @@ def worker(pipe, side, row):
 
 
 class Side:
-    """Calls the methods of a `Keras` or `Torch` in another process."""
+    """Calls the methods of a `Keras` or `Torch` object in another process."""
 
     def __init__(self, side, row):
         self.pipe, theirs = multiprocessing.Pipe()
@@ -191,7 +191,7 @@ class Side:
 
 
 def agreeing(row, path):
-    """The three sides, and what they were loaded with, once their losses of three steps have been found to agree."""
+    """Returns the three sides and what they were loaded with, having checked that their losses of three steps agree."""
     sides = {name: Side(name, row) for name in ("keras", "eager", "compile")}
     loaded, steps = sides["keras"]("example", 3, path)
     for name in ("eager", "compile"):
@@ -204,7 +204,7 @@ def agreeing(row, path):
 
 
 def compare(row, path):
-    """The entry of speed.json of one row."""
+    """Returns the entry of one row in speed.json."""
     sides, loaded = agreeing(row, path)
     counts, times = {}, {name: [] for name in sides}
     for name, side in sides.items():
@@ -225,7 +225,7 @@ def compare(row, path):
         "steps a round": counts,
         "GFLOP a step": gflop,
         "peak (GFLOP/s)": peak,
-        # At most: a thread of its own draws the next batches while a step computes.
+        # An upper bound: another thread draws the next batches while a step computes.
         "waiting for data (share)": drawing / medians["keras"],
     }
     for side in sides.values():
@@ -234,7 +234,7 @@ def compare(row, path):
 
 
 def memory_of(side, row, loaded):
-    """The most that a process takes which does nothing else than the steps, MB above the import of its framework."""
+    """Returns the peak memory of a process that only takes steps, in MB above what importing its framework takes."""
     made = Side(side, row)
     if side != "keras":
         made("load", *loaded)
@@ -245,7 +245,7 @@ def memory_of(side, row, loaded):
 
 
 def first_step(row):
-    """Seconds from the command to the end of its first execution, of ten steps where train.py joins ten."""
+    """Returns the seconds from the command to its first line of steps, after ten steps or a minute of training."""
     script, name = row.split("/")
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()

@@ -1,10 +1,10 @@
 """The rows of benchmarks/speed.py in plain PyTorch.
 
-A step takes uint8 images (n, H, W, C), their labels (n,), and the random draws as `draw` gives them; it returns its
-losses. No gradient is computed that no optimiser wants.
+A step takes uint8 images (n, H, W, C), their labels (n,), and the random draws that `draw` returns; it returns its
+losses. Only gradients that an optimizer needs are computed.
 
-Where an odd kernel moves by two, TensorFlow pads the right and bottom more, PyTorch the left and top. So all of this
-works on mirrored images, with mirrored kernels; but report B's networks, which have no such kernel.
+For an odd kernel with stride 2, TensorFlow pads the right and bottom more, PyTorch the left and top. So everything here
+works on mirrored images with mirrored kernels, except for report B's networks, which have no such kernel.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 
 class ToMap(nn.Module):
-    """(n, side^2 c) to a map (n, c, side, side), which is channels_last as it is."""
+    """Turns (n, side^2 c) into a map (n, c, side, side), which is already channels_last in memory."""
 
     def __init__(self, side=4):
         super().__init__()
@@ -66,7 +66,7 @@ def up(i, o, size=4, stride=2, bias=False):
 
 
 def from_point(i, o):
-    """(n, i) to a map (n, o, 4, 4)."""
+    """Turns (n, i) into a map (n, o, 4, 4)."""
     return [nn.Unflatten(1, (i, 1, 1)), nn.ConvTranspose2d(i, o, 4, bias=False)]
 
 
@@ -75,12 +75,12 @@ def down(i, o, slope=0.2, size=4, stride=2, norm=True, bias=False):
 
 
 def trunk(slope):
-    """ACGAN's and InfoGAN's discriminator of MNIST up to its heads."""
+    """Returns ACGAN's and InfoGAN's discriminator for MNIST, without its heads."""
     return sequential(down(1, 16, slope, norm=False), down(16, 32, slope), down(32, 64, slope), [Flatten()])
 
 
 def generator(inputs, channels, activation, bias=False):
-    """From a dense layer to images; `channels` from the smallest map on."""
+    """Returns a generator that begins with a dense layer; `channels` are those of its maps, smallest map first."""
     x = [nn.Linear(inputs, 16 * channels[0], bias=bias), ToMap()]
     for i, o in pairwise(channels):
         x += [nn.BatchNorm2d(i), activation, up(i, o, bias=bias)]
@@ -103,11 +103,11 @@ def update(optimizer, loss, **options):
 
 def apply(optimizer, gradients):
     for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients):
-        # (The fused Adam walks through both in the order of memory.)
+        # (The fused Adam goes through both in memory order.)
         same = gradient.stride() == parameter.stride()
         parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
     optimizer.step()
-    torch.clear_autocast_cache()  # of the weights before, which the rest of the step would go on with
+    torch.clear_autocast_cache()  # it holds the old weights, which the rest of the step would use
 
 
 def adam(networks, rate, beta_1, beta_2=0.999):
@@ -116,12 +116,12 @@ def adam(networks, rate, beta_1, beta_2=0.999):
 
 
 def scaled(images):
-    """To [-1, 1], channels_last."""
+    """Scales images to [-1, 1], channels_last in memory."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def vae_a(latent_dim):
-    """Encoder, the size of its output, decoder: of A."""
+    """Returns A's encoder, the size of its output, and A's decoder."""
     convs = [[conv(i, o, 3, s, True), nn.ReLU()] for i, o, s in ((1, 16, 1), (16, 32, 2), (32, 32, 1), (32, 16, 2))]
     encoder = sequential(*convs, [Flatten(), nn.Linear(1024, 2 * latent_dim), nn.ReLU()])
     dense = [nn.Linear(latent_dim, latent_dim), nn.ReLU(), nn.Linear(latent_dim, 1024), ToMap(8)]
@@ -130,7 +130,7 @@ def vae_a(latent_dim):
 
 
 def vae_d(latent_dim):
-    """As `vae_a`, of D."""
+    """Like `vae_a`, for D."""
 
     def after(layer, o):
         return [layer, nn.ReLU(), nn.BatchNorm2d(o)]
@@ -172,7 +172,7 @@ class VAE:
 
 
 def dcgan_a(latent_dim):
-    """G and D: of A."""
+    """Returns A's G and D."""
     g = from_point(latent_dim, 64)
     for i, o in ((64, 32), (32, 16)):
         g += [nn.BatchNorm2d(i), nn.ReLU(), up(i, o)]
@@ -264,7 +264,7 @@ class InfoGAN:
         return [uniform, F.one_hot(torch.randint(10, [count]), 10).float(), continuous]
 
     def judge(self, fakes, categorical, continuous):
-        """The logit of being real, and Q's loss."""
+        """Returns the logit of being real, and Q's loss."""
         x = self.discriminator(fakes)
         q = self.q_hidden(x)
         mean, log_variance = self.q_continuous(q).chunk(2, 1)
@@ -287,7 +287,7 @@ class InfoGAN:
 
 
 def wgan_ours(latent_dim, width):
-    """G and the critic."""
+    """Returns G and the critic."""
     downs = [down(i, o, norm=False, bias=True) for i, o in pairwise((1, width, 2 * width, 4 * width))]
     critic = sequential(*downs, [Flatten(), nn.Linear(64 * width, 1)])
     return generator(latent_dim, (4 * width, 2 * width, width, 1), nn.LeakyReLU(0.2)), critic
@@ -350,7 +350,7 @@ class WGAN:
 
 
 class Counter(TorchDispatchMode):
-    """Counts as PyTorch's own FlopCounterMode does, which can't follow the gradient of a gradient."""
+    """Counts FLOP like PyTorch's own FlopCounterMode, which can't handle second derivatives."""
 
     flop = 0
 
@@ -362,13 +362,16 @@ class Counter(TorchDispatchMode):
 
 
 class Torch:
-    """A side of the benchmark; `variant`: "eager" or "compile"."""
+    """The PyTorch side of the benchmark; `variant` is "eager" or "compile"."""
 
     def __init__(self, variant):
         self.variant = variant
 
     def load(self, script, row, weights, path):
-        """Keras' kernels, biases, scales and offsets of each network, in the order of its layers; the data's file."""
+        """Builds the model, copies Keras' weights into it, and reads the data at `path`.
+
+        `weights`: kernels, biases, scales and offsets by network, in the order of its layers.
+        """
         models = {"vae": VAE, "dcgan": DCGAN, "acgan": ACGAN, "infogan": InfoGAN, "wgan": WGAN}
         self.model = models[script](row["model"])
         self.size = row["batch_size"] * row["model"].get("batches_per_step", 1)
@@ -380,7 +383,7 @@ class Torch:
             for parameter, array in zip(parameters, map(torch.from_numpy, weights[name]), strict=True):
                 array = array.flip(0, 1) if array.ndim == 4 and self.mirrored else array
                 array = array.permute({4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[array.ndim])
-                assert parameter.shape == array.shape, name  # which a copy would broadcast
+                assert parameter.shape == array.shape, name  # a copy would broadcast
                 parameter.data.copy_(array)
             for part in parts:
                 part.to(memory_format=torch.channels_last)
@@ -393,7 +396,7 @@ class Torch:
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def steps(self, batches):
-        """The losses of steps on given images, labels and draws, all arrays."""
+        """Returns the losses of steps on the given images, labels and draws, all of them arrays."""
         losses = []
         for images, labels, draws in batches:
             images = torch.from_numpy(images)
@@ -408,20 +411,20 @@ class Torch:
         return self.step(self.images[batch], self.labels[batch], self.model.draw(self.size))
 
     def seconds(self, count):
-        """Of `count` steps."""
+        """Returns the seconds that `count` steps take."""
         begun = time.perf_counter()
         for _ in range(count):
             self.next_step()
         return time.perf_counter() - begun
 
     def gflop(self):
-        """Of a step: those of its convolutions and matrix products."""
+        """Returns the GFLOP of a step's convolutions and matrix products."""
         with Counter() as counter:
             self.next_step()
         return counter.flop / 1e9
 
     def peak(self):
-        """GFLOP a second of a matrix product."""
+        """Returns the GFLOP per second of a matrix product."""
         from speed import fastest
 
         a = torch.randn(2048, 2048)

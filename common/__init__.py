@@ -1,6 +1,6 @@
-"""What the scripts share. Imported before TensorFlow, it keeps the frameworks' start-up messages from the terminal.
+"""Code shared by the scripts. Imported before TensorFlow, it hides the frameworks' start-up messages.
 
-In a train.py or test.py of this folder, importing it answers --help and mistakes of the command line.
+In this repository's train.py and test.py, importing it also handles --help and command-line mistakes.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from common import usage
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Keeps what C++ code writes to stderr from the terminal, and shows it if an exception passes, but for Ctrl-C."""
-    # TensorFlow's first messages heed no TF_CPP_MIN_LOG_LEVEL (tensorflow issue 100442).
+    """Hides what C++ code writes to stderr, but shows it if an exception other than Ctrl-C is raised."""
+    # TensorFlow's first messages ignore TF_CPP_MIN_LOG_LEVEL (tensorflow issue 100442).
     sys.stderr.flush()
     terminal = os.dup(2)
     try:
@@ -36,14 +36,14 @@ def silenced() -> Iterator[None]:
             os.close(terminal)
 
 
-# Where the user closed them, Python has None, and the next file opened would be taken for them.
+# Python sets streams that the user closed to None, and the next file opened would take their place.
 for _name in ("stdin", "stdout", "stderr"):
     if getattr(sys, _name) is None:
         setattr(sys, _name, open(os.devnull, "r+"))
 
 
 def _on_error(kind, error, trace):
-    """Ctrl-C while the frameworks are imported needs no traceback."""
+    """Suppresses the traceback of Ctrl-C during the import of the frameworks."""
     if kind is KeyboardInterrupt:
         print("stopped", file=sys.stderr)
     else:
@@ -52,16 +52,16 @@ def _on_error(kind, error, trace):
 
 sys.excepthook = _on_error
 usage.check_command_line()
-# Keras warns that a tf.data dataset will not be shuffled again; it is shuffled.
+# Keras warns that it won't shuffle a tf.data dataset; ours is shuffled already.
 warnings.filterwarnings("ignore", "`shuffle=True` was passed")
-# Keras can't tell the length of a dataset that several devices share, and takes its end for a mistake.
+# Keras doesn't know the length of a dataset distributed to several devices, and mistakes its end for an error.
 warnings.filterwarnings("ignore", "Your input ran out of data")
-# tensorflow-hub imports what setuptools is to drop; pyproject.toml keeps a version that has it.
+# tensorflow-hub imports pkg_resources, which setuptools 82 drops; pyproject.toml requires an older version.
 warnings.filterwarnings("ignore", "pkg_resources is deprecated")
 os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ["MPLBACKEND"] = "Agg"  # a notebook's, which it exports, needs a module of its own
+os.environ["MPLBACKEND"] = "Agg"  # a notebook exports its own backend, which needs an extra module
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# On some CPUs TensorFlow leaves its faster convolutions off.
+# On some CPUs TensorFlow does not enable its faster convolutions by default.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 with silenced():
     import tensorflow as tf

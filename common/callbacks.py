@@ -1,7 +1,7 @@
-"""What happens between two steps of a training, one Keras callback for each thing.
+"""What happens between two training steps, with one Keras callback per task.
 
-They run in the order of `training.fit`, and share the `Step` and the logs, from which `Stop` removes "asked" and to
-which `DevLoss` adds.
+They run in the order set in `training.fit`, and share the `Step` and the logs: `Stop` removes "asked" from the logs,
+`DevLoss` adds to them.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from common.files import UserError, atomic_write, bar, say
 class Step(Callback):
     """Counts the steps. The dev loss and the samples are `due` at the end of each interval and at the last step.
 
-    An interval is a fiftieth of the training, at most 500 steps; of trainings under 5,000 steps, 100 or a tenth.
+    An interval is a fiftieth of the training, at most 500 steps; in trainings under 5,000 steps, a tenth, at most 100.
     """
 
     def __init__(self, start: int, last: int):
@@ -45,14 +45,14 @@ class Step(Callback):
         return self.ended or self.now % self.interval == 0
 
     def on_train_batch_end(self, batch, logs=None):
-        self.now = min(self.start + batch + 1, self.last)  # the last execution may hold fewer steps
-        self.model.reset_metrics()  # each line of the log is the mean over the steps since the line before
+        self.now = min(self.start + batch + 1, self.last)  # the last execution may run fewer steps
+        self.model.reset_metrics()  # each line of the log is the mean over the steps since the previous line
         if self.ended:
             self.model.stop_training = True
 
 
 class DevLoss(Callback):
-    """Adds the dev set's metrics to the logs, as "dev_<name>", of a model that has a `test_step`."""
+    """Adds the dev set's metrics to the logs as "dev_<name>", if the model defines a `test_step`."""
 
     def __init__(self, step: Step, images: np.ndarray):
         super().__init__()
@@ -68,14 +68,14 @@ class DevLoss(Callback):
 
 
 def has_dev_loss(model: keras.Model) -> bool:
-    """Whether the model has a `test_step` of its own."""
+    """Returns whether the model defines its own `test_step`."""
     return type(model).test_step is not keras.Model.test_step
 
 
 class Finite(Callback):
-    """Raises FloatingPointError where a loss, or at the end of an interval a weight, is no finite number.
+    """Raises FloatingPointError if a loss or, at the end of an interval, a weight is not finite.
 
-    The losses are those before the step's update, and can't show what it did to the weights.
+    The losses are computed before the step's update, so they can't show what it did to the weights.
     """
 
     def __init__(self, step: Step):
@@ -91,22 +91,22 @@ class Finite(Callback):
 
 
 class Stop(Callback):
-    """Ends the training on Ctrl-C or SIGTERM, from now on: after the step at whose end it sees the signal.
+    """Once created, ends the training after the current step on Ctrl-C or SIGTERM.
 
-    The second signal ends it at once.
+    A second signal of the same kind ends it at once.
     """
 
     def __init__(self):
         super().__init__()
         self.signal = None
         self.handlers = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        self.asked = tf.Variable(0.0, trainable=False)  # of several workers: whether this one was told to stop
+        self.asked = tf.Variable(0.0, trainable=False)  # with several workers: whether this one was told to stop
 
     def handle(self, number, frame):
         self.signal = number
-        # Not by print, which fails if the signal comes while it prints.
+        # Not with print, which fails if the signal interrupts another print.
         with contextlib.suppress(OSError):
-            os.write(1, b"\nstopping after this step; once more to stop at once\n")
+            os.write(1, b"\nstopping after this step; repeat to stop at once\n")
         signal.signal(number, self.handlers[number])
 
     def on_train_batch_end(self, batch, logs=None):
@@ -124,7 +124,7 @@ class Stop(Callback):
 
 
 class Log(Callback):
-    """Writes a line of log.csv per execution, of one step or ten (`devices.tune`)."""
+    """Writes a line to log.csv per execution, which is one step or ten (see `devices.tune`)."""
 
     def __init__(self, step: Step, folder: Path):
         super().__init__()
@@ -135,7 +135,7 @@ class Log(Callback):
         dev = [f"dev_{name}" for name in names] if has_dev_loss(self.model) else []
         columns, rows = ["step", *names, *dev], checkpoint.read_log(self.path.parent)
         if rows and [*rows[0]] != columns:
-            raise UserError(f"{self.path} has other columns, of another version: delete {self.path.parent}")
+            raise UserError(f"{self.path} has other columns, from another version: delete {self.path.parent}")
         if self.step.start and (not rows or int(rows[-1]["step"]) != self.step.start):
             say(f"*** {self.path} lacks steps before {self.step.start:,}, and so will the curves")
         self.file = open(self.path, "a" if rows else "w", newline="")
@@ -147,17 +147,17 @@ class Log(Callback):
         try:
             self.writer.writerow({"step": self.step.now} | {name: float(value) for name, value in logs.items()})
             self.file.flush()
-        except OSError as error:  # which does not name the file
+        except OSError as error:  # does not name the file
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self):
-        with contextlib.suppress(OSError):  # of a full disk
+        with contextlib.suppress(OSError):  # the disk may be full
             if self.file is not None:
                 self.file.close()
 
 
 class TensorBoard(Callback):
-    """Shows the log in TensorBoard, the losses and the dev losses each as a run of their own."""
+    """Writes the log for TensorBoard, with the losses and the dev losses as separate runs."""
 
     def __init__(self, step: Step, folder: Path):
         super().__init__()
@@ -171,7 +171,7 @@ class TensorBoard(Callback):
         try:
             for name, value in logs.items():
                 writer = self.writers["dev" if name.startswith("dev_") else "train"]
-                # NumPy's, since TensorFlow keeps each number of Python's for ever: 6 kB a line.
+                # NumPy numbers, since TensorFlow keeps every Python number forever: 6 kB per line.
                 with writer.as_default(step=np.int64(self.step.now)):
                     tf.summary.scalar(name.removeprefix("dev_"), np.float32(value))
         except tf.errors.OpError as error:
@@ -179,7 +179,7 @@ class TensorBoard(Callback):
 
 
 class Bar(Callback):
-    """A progress bar in a terminal, with the losses that have room beside the steps and the time left."""
+    """Shows a progress bar in a terminal: the steps, the time left and as many losses as fit."""
 
     def __init__(self, step: Step):
         super().__init__()
@@ -209,7 +209,7 @@ class Bar(Callback):
 
 
 class Lines(Callback):
-    """Where there is no terminal: the losses and the time left at the end of an interval, and once a minute."""
+    """Without a terminal, prints the losses and the time left at the end of each interval and once a minute."""
 
     def __init__(self, step: Step):
         super().__init__()
@@ -220,7 +220,7 @@ class Lines(Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         now, step, left = time.monotonic(), self.step, ""
-        if self.compiled is None:  # by the first execution, which is not the pace of the others
+        if self.compiled is None:  # by the first execution, so its pace does not count
             self.compiled = now, step.now
         else:
             pace = (now - self.compiled[0]) / (step.now - self.compiled[1])
@@ -234,12 +234,12 @@ class Lines(Callback):
 
 
 class Samples(Callback):
-    """A sheet of samples from the same noise at the end of each interval; at some steps a snapshot of the network."""
+    """Draws samples from the same noise at the end of each interval, and saves some snapshots of the network."""
 
     def __init__(self, step: Step, experiment: Experiment, generate: Callable):
         super().__init__()
         self.step, self.folder, self.seed, self.generate = step, experiment.folder, experiment.seed, generate
-        # A run that is never finished has early ones to show.
+        # Early ones, too, for runs that are never finished.
         percents = (1, 2, 5, *range(0, 100, 10))
         rounds = [math.ceil(step.last * percent / 100 / step.interval) for percent in percents]
         self.snapshots = {step.interval * number for number in rounds}
@@ -263,10 +263,10 @@ class Samples(Callback):
 
 
 class Checkpoint(Callback):
-    """Saves the checkpoint and the networks: now and then, before a stop, at the end, and after the best dev loss.
+    """Saves the checkpoint and the networks: periodically, before a stop, at the end and at each new best dev loss.
 
-    A row with the key "keep" keeps the networks of the lowest value of that column of the log; before there is one, and
-    without the key, the latest.
+    If a row has the key "keep", the saved networks are those with the lowest value in that column of the log; without
+    the key, or before there is a value, they are the latest.
     """
 
     def __init__(self, step: Step, experiment: Experiment, state: checkpoint.State):
@@ -289,7 +289,7 @@ class Checkpoint(Callback):
     def save(self, networks: bool):
         begun = time.monotonic()
         with open(self.folder / "log.csv", "rb+") as log:
-            os.fsync(log.fileno())  # the checkpoint is not to outlive it in a power cut
+            os.fsync(log.fileno())  # after a power cut, the checkpoint must not be ahead of the log
         state = self.state._replace(step=self.step.now, seconds=begun - self.begun, best=self.best)
         checkpoint.save_checkpoint(self.model, state, self.folder, networks)
         self.saved = time.monotonic()

@@ -1,4 +1,4 @@
-"""CelebA as people have it, made one array: decoded once, then read from a cache."""
+"""Loads CelebA, in any of its usual file formats, as one array: decoded once, then read from a cache."""
 
 import contextlib
 import hashlib
@@ -17,10 +17,10 @@ from PIL import Image
 
 from common.files import UserError, atomic_write, bar, say
 
-CROP = (32, 66, 144, 178)  # of 178x218: 112x112, from forehead to chin
-ALL = 202_599  # faces that CelebA's list has
-USED = 44_621  # of these, the first by name
-LEAST = 6_000  # of which 4,621 are not trained with
+CROP = (32, 66, 144, 178)  # of 178x218: the 112x112 square from forehead to chin
+ALL = 202_599  # faces in CelebA's list
+USED = 44_621  # how many of these are used, the first by name
+LEAST = 6_000  # of which 4,621 are dev and test images
 PAGE = "mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
@@ -35,23 +35,23 @@ class Faces(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """The files of a folder or zip."""
+    """The image files in a folder or zip."""
 
     path: Path
-    files: dict[str, str]  # the file of each face, sorted: "000001.jpg" of "000001"
+    files: dict[str, str]  # by face, sorted: "000001.jpg" for "000001"
     read: Callable[[str], bytes]  # a file's bytes
     stamp: Callable[[str], object]  # what changes when a file does
 
 
 def load(parent: Path) -> Faces:
-    """The first 44,621 faces by name, or as many as there are, at 64x64, and their attributes.
+    """Returns the first 44,621 faces by name, or all if there are fewer, at 64x64, and their attributes.
 
     Args:
         parent: The folder that holds `img_align_celeba`, a folder or zip of JPEGs or PNGs of 178x218 pixels, and
             `list_attr_celeba.txt`, or Kaggle's `list_attr_celeba.csv`.
 
     Raises:
-        UserError: One of them is absent, damaged or incomplete.
+        UserError: One of them is missing, damaged or incomplete.
     """
     pictures = _find_pictures(parent)
     path, names, rows = _read_list(parent)
@@ -59,21 +59,21 @@ def load(parent: Path) -> Faces:
     _check_complete(pictures.files, path, rows, pictures.path)
     faces = list(pictures.files)[:USED]
     if len(faces) < LEAST:
-        raise UserError(f"{pictures.path} holds {len(faces):,} faces, fewer than {LEAST:,}: get it again, complete")
+        raise UserError(f"{pictures.path} holds {len(faces):,} faces, fewer than {LEAST:,}: get the complete set")
     values = [rows[face].split() for face in faces]
     for face, row in zip(faces, values):
         if len(row) != 40 or not {*row} <= {"1", "-1"}:
-            raise UserError(f"{path} has no 40 values 1 or -1 for {face}.jpg: get it again")
+            raise UserError(f"{path} does not have 40 values of 1 or -1 for {face}.jpg: get it again")
     complete = len(rows) == ALL and faces == [f"{number:06}" for number in range(1, USED + 1)]
     attributes = (np.array(values) == "1").astype(np.uint8)
     return Faces(_decoded(pictures, faces, parent), attributes, names, str(parent), complete)
 
 
 def _check_complete(faces: dict[str, str], path: Path, others: dict[str, str], other: Path) -> None:
-    """Each face that is in `other` must be in `path`, too."""
+    """Raises UserError unless each face in `other` is also in `path`."""
     if missing := [face for face in others if face not in faces]:
-        counts = f"{len(missing):,} faces of {other} are not in {path}, {missing[0]}.jpg for one"
-        raise UserError(f"{counts}: get both again, complete, at {PAGE}")
+        counts = f"{len(missing):,} faces of {other} are not in {path}, such as {missing[0]}.jpg"
+        raise UserError(f"{counts}: get both again, in full, from {PAGE}")
 
 
 def _find_pictures(parent: Path) -> Pictures:
@@ -85,8 +85,9 @@ def _find_pictures(parent: Path) -> Pictures:
         return _of_zip(archive)
     held = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
     raise UserError(
-        f"no {folder} with .jpg or .png files and no {archive.name} beside it, but {', '.join(held[:5]) or 'nothing'}: "
-        f"get the zip and list_attr_celeba.txt at {PAGE} and put both in {parent}, or set DATA_DIR to where celeba/ is"
+        f"no {folder} with .jpg or .png files and no {archive.name} (found: {', '.join(held[:5]) or 'nothing'}): get "
+        f"the zip and list_attr_celeba.txt from {PAGE} and put both in {parent}, or set DATA_DIR to the folder that "
+        "contains celeba/"
     )
 
 
@@ -99,7 +100,7 @@ def _of_folder(path: Path, files: dict[str, str]) -> Pictures:
 
 
 def _of_zip(path: Path) -> Pictures:
-    """Nothing is unpacked: whatever folder a member names, its last part is the file."""
+    """Reads the zip without unpacking it; only the last part of a member's path counts."""
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
@@ -110,25 +111,25 @@ def _of_zip(path: Path) -> Pictures:
 
 
 def _by_face(path: Path, files: Iterable[str]) -> dict[str, str]:
-    """The pictures among `files` by their names without what follows the first dot. macOS adds a ._ to each."""
+    """Returns the pictures in `files` by face, the name up to its first dot; skips the "._" files of macOS."""
     ends = (".jpg", ".jpeg", ".png")
     pictures = sorted(file for file in files if file.lower().endswith(ends) and not file.startswith("."))
     by_face = {file.partition(".")[0]: file for file in pictures}
     if len(by_face) < len(pictures):
         twice = next(file for file in pictures if file not in by_face.values())
-        raise UserError(f"{path} holds two pictures of a face, {twice} for one: keep the .jpg files alone")
+        raise UserError(f"{path} holds two pictures of the same face, such as {twice}: keep only the .jpg files")
     return by_face
 
 
 def _read_list(parent: Path) -> tuple[Path, list[str], dict[str, str]]:
-    """The list's path, the 40 attributes' names, and by face the line of its values.
+    """Returns the list's path, the names of the 40 attributes, and the line of values of each face.
 
-    The official list begins with its count of faces and the names; Kaggle's with the names, behind "image_id".
+    The official list begins with its number of faces and the names; Kaggle's, with the names after "image_id".
     """
     official, kaggle = parent / "list_attr_celeba.txt", parent / "list_attr_celeba.csv"
     path = kaggle if kaggle.is_file() and not official.is_file() else official
     if not path.is_file():
-        raise UserError(f"no {path}, nor {kaggle.name}: get the former at {PAGE} and put it there")
+        raise UserError(f"no {path} and no {kaggle.name}: get the former from {PAGE} and put it there")
     try:
         text = path.read_text(encoding="utf-8-sig").replace(",", " ")
         first, *lines = [line for line in text.splitlines() if line.strip()]
@@ -139,17 +140,17 @@ def _read_list(parent: Path) -> tuple[Path, list[str], dict[str, str]]:
         values = dict(line.split(maxsplit=1) for line in lines)
         rows = {file.partition(".")[0]: row for file, row in values.items()}
         if not count == len(lines) == len(rows) or len(names) != 40:
-            counts = f"{len(lines):,} lines of {len(rows):,} faces of {count:,}"
-            raise ValueError(f"{counts}, {len(names)} attributes of 40")
+            counts = f"{len(lines):,} lines for {len(rows):,} of {count:,} faces"
+            raise ValueError(f"{counts}, {len(names)} of 40 attributes")
     except (ValueError, IndexError) as error:
         raise UserError(f"{path} is damaged ({error}): get it again") from error
     return path, names, rows
 
 
 def _decoded(pictures: Pictures, faces: list[str], parent: Path) -> np.ndarray:
-    """The images of `faces`, uint8 (n, 64, 64, 3), of the cache, which is made where the pictures have changed.
+    """Returns the images of `faces`, uint8 (n, 64, 64, 3), from the cache, which is rebuilt if the pictures changed.
 
-    The cache is mapped into memory, where trainings side by side share it; meanwhile it must not be changed in place.
+    The cache is memory-mapped, so parallel trainings share it; meanwhile it must not be changed in place.
     """
     files = [pictures.files[face] for face in faces]
     source = [CROP, *((file, pictures.stamp(file)) for file in files)]
@@ -158,17 +159,17 @@ def _decoded(pictures: Pictures, faces: list[str], parent: Path) -> np.ndarray:
     path, checksum = folder / "celeba64.npy", folder / "celeba64.txt"
     # A damaged cache is as good as none.
     with contextlib.suppress(Exception):
-        cached = np.load(path, mmap_mode="c").view(np.ndarray)  # copy on write: DLPack takes no read-only array
+        cached = np.load(path, mmap_mode="c").view(np.ndarray)  # copy on write: DLPack does not take read-only arrays
         known = checksum.read_text() == f"{fingerprint} {zlib.crc32(cached)}"
         if known and cached.shape == (len(files), 64, 64, 3) and cached.dtype == np.uint8:
             return cached
-    cached = None  # Windows replaces no file that is mapped
+    cached = None  # Windows can't replace a mapped file
     say(f"  decoding {len(files):,} images, once, into {path}")
-    groups = [files[i : i + 50] for i in range(0, len(files), 50)]  # a thread's task, to switch less often
+    groups = [files[i : i + 50] for i in range(0, len(files), 50)]  # one group per task, for fewer thread switches
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
         bar(total=len(files), unit="image") as progress,
-    ):  # Pillow releases the interpreter's lock
+    ):  # Pillow releases the GIL
         parts = []
         for part in threads.map(lambda group: np.stack([_decode(pictures, file) for file in group]), groups):
             parts.append(part)
@@ -176,7 +177,7 @@ def _decoded(pictures: Pictures, faces: list[str], parent: Path) -> np.ndarray:
     images = np.concatenate(parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as draft, open(draft, "wb") as file:  # two processes at once write a file each
+        with atomic_write(path) as draft, open(draft, "wb") as file:  # concurrent processes each write their own draft
             np.save(file, images)
         with atomic_write(checksum) as draft:
             draft.write_text(f"{fingerprint} {zlib.crc32(images)}")
@@ -190,15 +191,15 @@ def _decode(pictures: Pictures, file: str) -> np.ndarray:
         with Image.open(io.BytesIO(pictures.read(file))) as face:
             if face.size != (178, 218):
                 raise ValueError(f"{face.width}x{face.height} pixels, not the aligned 178x218")
-            # Pillow's filters widen with the scale, so that nothing is aliased.
+            # Pillow's filters widen with the scale, which prevents aliasing.
             return np.asarray(face.convert("RGB").crop(CROP).resize((64, 64), Image.Resampling.BILINEAR))
-    except Exception as error:  # Pillow, zipfile and zlib each have their own for a damaged file
+    except Exception as error:  # Pillow, zipfile and zlib all raise their own for a damaged file
         raise UserError(f"{pictures.path / file} is damaged ({error}): get it again") from error
 
 
 def _cache_folder(parent: Path) -> Path:
-    """`parent` if it can be written, else the user's cache folder, or the system's for a user without a home."""
-    if os.access(parent, os.W_OK) and parent.stat().st_mode & 0o222:  # root may, but was told not to
+    """Returns `parent` if writable, else the user's cache folder, or a temporary one if the user has no home."""
+    if os.access(parent, os.W_OK) and parent.stat().st_mode & 0o222:  # root could despite the mode
         return parent
     try:
         home = Path.home()

@@ -1,4 +1,4 @@
-"""What a training saves, whole or not at all, and how it is resumed: checkpoint, networks, log."""
+"""What a training saves, atomically, and how it is resumed: checkpoint, networks and log."""
 
 import contextlib
 import csv
@@ -19,7 +19,7 @@ from common.files import UserError, atomic_write
 
 
 class State(NamedTuple):
-    """What the checkpoint holds beside the weights."""
+    """What the checkpoint holds besides the weights."""
 
     step: int
     seconds: float  # of training, over all sessions
@@ -30,10 +30,10 @@ class State(NamedTuple):
 
 
 def read_state(folder: Path) -> State | None:
-    """What the checkpoint in `folder` says of itself; None without a checkpoint.
+    """Returns the state in the checkpoint in `folder`, or None if there is no checkpoint.
 
     Raises:
-        UserError: it is damaged, or of another version.
+        UserError: The checkpoint is damaged or from another version.
     """
     path = folder / CHECKPOINT
     if not path.is_file():
@@ -43,19 +43,19 @@ def read_state(folder: Path) -> State | None:
             return State(**json.loads(file.attrs["state"]))
     except TypeError as error:
         raise UserError(
-            f"{path} is of another version ({error}): delete {folder} to start anew, or set RUNS_DIR"
+            f"{path} is from another version ({error}): delete {folder} to start over, or set RUNS_DIR"
         ) from error
     except (OSError, KeyError, ValueError) as error:
-        if getattr(error, "errno", None):  # not of the file's contents
+        if getattr(error, "errno", None):  # not about the file's contents
             raise
-        raise UserError(f"{path} is damaged ({error}): delete {folder} to start anew") from error
+        raise UserError(f"{path} is damaged ({error}): delete {folder} to start over") from error
 
 
 def begin(experiment: Experiment, identity: dict[str, str]) -> State:
-    """The state to go on from, with the images of this `Dataset.identity`.
+    """Returns the state to resume from, given the `Dataset.identity` of the images.
 
     Raises:
-        UserError: the folder holds another run.
+        UserError: The folder holds another run, or its checkpoint is damaged.
     """
     folder = experiment.folder
     row = {key: value for key, value in experiment.row.items() if key != "reported"} | identity
@@ -63,19 +63,19 @@ def begin(experiment: Experiment, identity: dict[str, str]) -> State:
     now, then = row | {"seed": experiment.seed}, state.row | {"seed": state.seed}
     if then.get("dataset") == now.get("dataset") and any(then.get(key) != value for key, value in identity.items()):
         raise UserError(
-            f"{folder} was trained on {then.get('images')}, but here is {now['images']} of other contents: "
-            "set DATA_DIR as then, or choose another RUNS_DIR"
+            f"{folder} was trained on {then.get('images')}, but here is {now['images']} with other contents: "
+            "set DATA_DIR as before, or choose another RUNS_DIR"
         )
     if changed := [key for key in {*now, *then} if now.get(key) != then.get(key)]:
         raise UserError(
             f"{folder} was trained with another {', '.join(changed)}, or by another version: "
-            "delete it to start anew, or set RUNS_DIR"
+            "delete it to start over, or set RUNS_DIR"
         )
     return state
 
 
 def _checksum(file: h5py.File) -> int:
-    """Of all arrays of a weights file, their names and places; HDF5 itself keeps none."""
+    """Returns a checksum of all arrays in a weights file and their paths; HDF5 itself keeps none."""
     sums = []
 
     def add(name, item):
@@ -87,9 +87,9 @@ def _checksum(file: h5py.File) -> int:
 
 
 def save_checkpoint(model: keras.Model, state: State, folder: Path, networks: bool) -> None:
-    """Writes the model's weights and `state`; with `networks`, just before, each of its networks as <name>.keras."""
+    """Writes the model's weights and `state`; if `networks`, first writes each of its networks as <name>.keras."""
     with atomic_write(folder / CHECKPOINT) as draft:
-        # A look whether there is room for the weights and Adam's two moments: without it HDF5 crashes.
+        # Checks that there is room for the weights and Adam's two moments: on a full disk HDF5 crashes.
         if hasattr(os, "posix_fallocate"):  # not on macOS
             size = sum(weights.numpy().nbytes for weights in model.weights)
             with open(draft, "wb") as file:
@@ -102,48 +102,48 @@ def save_checkpoint(model: keras.Model, state: State, folder: Path, networks: bo
 
 
 def load_checkpoint(model: keras.Model, state: State, folder: Path) -> None:
-    """Loads the weights of the checkpoint whose state is `state`.
+    """Loads the weights of the checkpoint that has this `state`.
 
     Raises:
-        UserError: the file is damaged, or of another model.
+        UserError: The file is damaged or from another model.
     """
     path = folder / CHECKPOINT
     try:
         with h5py.File(path) as file:
             if state.checksum not in (None, _checksum(file)):
-                raise UserError(f"{path} is damaged (its checksum differs): delete {folder} to start anew")
+                raise UserError(f"{path} is damaged (its checksum differs): delete {folder} to start over")
         model.load_weights(path)
     except (ValueError, OSError, KeyError, TypeError) as error:
         if getattr(error, "errno", None):
             raise
-        raise UserError(f"{path} does not fit the networks of this run: delete {folder}") from error
+        raise UserError(f"{path} does not match the networks of this run: delete {folder} to start over") from error
 
 
 def save_networks(model: keras.Model, folder: Path) -> None:
-    """Writes each of the model's networks as <name>.keras; where one can't be written, none."""
+    """Writes each of the model's networks as <name>.keras, or none if one can't be written."""
     with contextlib.ExitStack() as drafts:
         for name, network in model.networks().items():
             network.save(drafts.enter_context(atomic_write(folder / f"{name}.keras")))
 
 
 def load_network(path: Path) -> keras.Model:
-    """The network of a .keras file.
+    """Returns the network in a .keras file.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: The file is damaged.
     """
     try:
         with silenced():
             return keras.saving.load_model(path, compile=False)
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged: delete it, and call the same again") from error
+        raise UserError(f"{path} is damaged: delete it, and run the same command again") from error
 
 
 def read_log(folder: Path) -> list[dict]:
-    """The lines of log.csv, as text by column; empty where there is none. A last line that was cut short is left out.
+    """Returns the lines of log.csv, as text by column, without an incomplete last one; an empty list if there is none.
 
     Raises:
-        UserError: a line is damaged.
+        UserError: A line is damaged.
     """
     path = folder / "log.csv"
     if not path.is_file():
@@ -160,7 +160,7 @@ def read_log(folder: Path) -> list[dict]:
 
 
 def cut_back(folder: Path, step: int) -> None:
-    """Takes out of a run's folder what lies beyond its checkpoint's `step`, and the drafts of a process killed."""
+    """Removes from a run's folder everything after its checkpoint's `step`, and the drafts left by killed processes."""
     for pattern in ("samples/~*", "snapshots/~*", "tensorboard/*/~*", "~*.keras", f"~*{CHECKPOINT}"):
         for draft in folder.glob(pattern):
             draft.unlink()
@@ -178,7 +178,7 @@ def cut_back(folder: Path, step: int) -> None:
 
 def _cut_events(path: Path, step: int) -> None:
     events = []
-    with contextlib.suppress(tf.errors.DataLossError):  # the last of which a kill may have cut short
+    with contextlib.suppress(tf.errors.DataLossError):  # the last event may have been cut short by a kill
         for event in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             events.append(event)
     kept = [event for event in events if tf.compat.v1.Event.FromString(event).step <= step]

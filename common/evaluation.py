@@ -1,4 +1,4 @@
-"""Measures a trained experiment and draws its figures: `test` is all of a test.py's main part."""
+"""Measures a trained experiment and draws its figures; a test.py's main part only calls `test`."""
 
 import contextlib
 import importlib.metadata
@@ -17,22 +17,22 @@ from common.experiment import Experiment
 from common.files import UserError, atomic_write, bar, one_line_errors, say
 from common.training import describe, draw_training
 
-# Counts up when the measures change, so that run_all.sh calls test.py anew.
+# Increase it when the measures change, so that run_all.sh runs test.py again.
 MEASURES = 3
-# By the protocol of two reports; measured of the rows of which they give it.
+# By the protocol of two reports; measured only for the rows for which they give it.
 REPORT_FID = "FID (Inception, 3,000 training images)"
-WINDOW = 782  # steps of which a training curve's number is the mean: an epoch of one of the reports
+WINDOW = 782  # steps that a number on a training curve is averaged over: an epoch of one of the reports
 
 
 class Stages:
-    """What is measured, and how many stages of all are done: a bar in a terminal, elsewhere a line each."""
+    """Shows the current stage and how many are done: with a bar in a terminal, elsewhere with a line per stage."""
 
     def __init__(self, count: int):
         self.bar = bar(total=count, bar_format="  {n_fmt}/{total_fmt} {bar:10} {desc}", leave=False)
 
     @contextlib.contextmanager
     def stage(self, what: str) -> Iterator[None]:
-        """One of them."""
+        """Shows `what` while the block runs, then counts it as done."""
         self.bar.set_description_str(what)
         if self.bar.disable:
             say(f"  {what}")
@@ -45,14 +45,14 @@ class Stages:
 
 
 def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict, report: Callable) -> None:
-    """Measures what `train` left of the row that the command line names, draws its figures, writes metrics.json.
+    """Measures the trained row that the command line names, draws its figures and writes metrics.json.
 
     Args:
         runs: as for `train`.
-        networks: the names of the networks to load, the first that which `generate` draws from.
+        networks: the names of the networks to load; `generate` draws from the first.
         generate, curves: as for `train`.
-        report: `report(experiment, networks, images)` draws the model's own figures into `experiment.folder` and
-            returns its own numbers or words, or dicts of them; `networks` by name, `images` a `Dataset`.
+        report: `report(experiment, networks, images)` gets the networks by name and a `Dataset`, draws the model's
+            own figures into `experiment.folder`, and returns a dict of its own numbers or strings, or dicts of them.
     """
     with one_line_errors():
         chosen = experiment.select(runs, report)
@@ -61,7 +61,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         state, loaded = load(chosen, images, networks)
         describe(chosen, images)
         measured = state.best[1] if state.best else state.step
-        kept = f"; measured is step {measured:,}, of the lowest {chosen.row['keep']}" if state.best else ""
+        kept = f"; measuring step {measured:,}, with the lowest {chosen.row['keep']}" if state.best else ""
         say(f"  state   {state.step:,} of {chosen.steps:,} steps done{kept}")
 
         drawer = loaded[networks[0]]
@@ -71,7 +71,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
             generated, floor = measure(chosen, images, generate, drawer)
         by_step = fid_by_step(chosen, images, generate, networks_by_step, stages)
         with stages.stage("figures"):
-            plots.samples(generate(drawer, 64, chosen.seed), chosen.folder / "samples.png")  # of the step measured
+            plots.samples(generate(drawer, 64, chosen.seed), chosen.folder / "samples.png")  # of the measured step
             log = draw_training(chosen, curves)
             title = f"{chosen.title}: {len(images.dev.images):,} samples against the dev set"
             beside = {**siblings_fid(chosen, runs, images.source), chosen.name: by_step}
@@ -91,36 +91,36 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
             draft.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
         show(result)
         if state.step < chosen.steps:
-            say(f"  UNFINISHED: {state.step:,} of {chosen.steps:,} steps; these are the numbers of step {measured:,}")
+            say(f"  UNFINISHED: {state.step:,} of {chosen.steps:,} steps; these numbers are for step {measured:,}")
         say(f"done: metrics.json and the figures are in {chosen.folder}")
 
 
 def load(chosen: Experiment, images: Dataset, networks: tuple[str, ...]) -> tuple[State, dict]:
-    """The state and the networks by name, of the same step even while a train.py saves.
+    """Returns the state and the networks by name, from the same step even while a train.py saves.
 
     Raises:
-        UserError: a network is not there.
+        UserError: A network is missing.
     """
     while True:
         state = checkpoint.begin(chosen, images.identity)
         for name in networks:
             if not (chosen.folder / f"{name}.keras").is_file():
-                remedy = f"first: {chosen.command('train.py')}"
+                remedy = f"run this first: {chosen.command('train.py')}"
                 if state.best:
-                    remedy = f"delete {chosen.folder} and train anew"
-                raise UserError(f"{name}.keras is gone from {chosen.folder}; {remedy}")
+                    remedy = f"delete {chosen.folder} and train again"
+                raise UserError(f"{name}.keras is missing from {chosen.folder}; {remedy}")
         loaded = {name: load_network(chosen.folder / f"{name}.keras") for name in networks}
         if checkpoint.begin(chosen, images.identity) == state:
             return state, loaded
 
 
 def sample_count(images: Dataset) -> int:
-    """How many generated images are measured: as many as there are test images, at most 10,000."""
+    """Returns how many generated images are measured: as many as there are test images, at most 10,000."""
     return min(10_000, len(images.test.images))
 
 
 def measure(chosen: Experiment, images: Dataset, generate: Callable, drawer) -> tuple[dict, dict]:
-    """The metrics of generated images and, for the scale, of the real dev images, both against the test images."""
+    """Returns the metrics of generated images and, for comparison, of real dev images, both against the test images."""
     real, training = images.test.images, images.train.images
     count = sample_count(images)
     sets = {"generated": generate(drawer, count, chosen.seed), "real": images.dev.images}
@@ -133,7 +133,7 @@ def measure(chosen: Experiment, images: Dataset, generate: Callable, drawer) -> 
 
 
 def snapshots(chosen: Experiment, last: int) -> dict[int, Path]:
-    """The snapshots up to step `last`, by step."""
+    """Returns the paths of the snapshots up to step `last`, by step."""
     paths = {int(path.stem): path for path in (chosen.folder / "snapshots").glob("[0-9]*.keras")}
     return {step: path for step, path in paths.items() if step <= last}
 
@@ -141,7 +141,7 @@ def snapshots(chosen: Experiment, last: int) -> dict[int, Path]:
 def fid_by_step(
     chosen: Experiment, images: Dataset, generate: Callable, networks: dict, stages: Stages
 ) -> dict[int, float]:
-    """The FID against the dev images by step, of `networks` by step, each loaded or the path of one."""
+    """Returns the FID against the dev images by step; `networks` gives the network, or its path, by step."""
     name, dev = chosen.row["dataset"], images.dev.images
     reference = classifier.features(dev, name)
     found = {}
@@ -154,11 +154,11 @@ def fid_by_step(
 
 
 def siblings(chosen: Experiment, runs: dict, source: str) -> dict[str, Path]:
-    """By name, the folders of all rows trained on the images `source`, of the same SEED and STEPS."""
+    """Returns, by name, the folders of all rows trained on the images `source` with the same SEED and STEPS."""
     suffix, found = chosen.folder.name.removeprefix(chosen.name), {}
     for name in runs:
         folder = chosen.folder.with_name(name + suffix)
-        with contextlib.suppress(UserError):  # a damaged one
+        with contextlib.suppress(UserError):  # its checkpoint is damaged
             state = checkpoint.read_state(folder)
             if state and state.row["images"] == source:
                 found[name] = folder
@@ -166,10 +166,10 @@ def siblings(chosen: Experiment, runs: dict, source: str) -> dict[str, Path]:
 
 
 def siblings_fid(chosen: Experiment, runs: dict, source: str) -> dict[str, dict[int, float]]:
-    """The FID by step of the siblings that were measured before, by name."""
+    """Returns the FID by step of the siblings that have been measured, by name."""
     found = {}
     for name, folder in siblings(chosen, runs, source).items():
-        with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or damaged
+        with contextlib.suppress(OSError, ValueError, KeyError):  # missing or damaged
             by_step = json.loads((folder / "metrics.json").read_text())["FID by step"]
             found[name] = {int(step): value for step, value in by_step.items()}
     return found
@@ -179,8 +179,8 @@ def latent_space(chosen: Experiment, images: Dataset, to_images: Callable, sampl
     """Draws the latent grids between four random codes; returns `latent_path`'s numbers.
 
     Args:
-        to_images: codes (n, latent_dim) to uint8 images (n, H, W, C).
-        sample: `sample(count, seed)` gives random codes (count, latent_dim).
+        to_images: maps codes (n, latent_dim) to uint8 images (n, H, W, C).
+        sample: `sample(count, seed)` returns random codes (count, latent_dim).
     """
     corners, beyond = sample(4, [chosen.seed, -3]).numpy(), np.linspace(-1, 2, 22)
     plots.latent_grids(to_images, corners, beyond, chosen.folder, chosen.title, "four random codes")
@@ -188,14 +188,14 @@ def latent_space(chosen: Experiment, images: Dataset, to_images: Callable, sampl
 
 
 def latent_path(chosen: Experiment, images: Dataset, to_images: Callable, sample: Callable) -> dict:
-    """The numbers of `metrics.latent_path`, of 1,000 lines or as many as there are test images."""
+    """Returns `metrics.latent_path` over 1,000 lines, or as many as there are test images if fewer."""
     count = min(1000, len(images.test.images))
     ends = tf.reshape(sample(2 * count, [chosen.seed, -6]), [2, count, -1])
     return metrics.latent_path(to_images, ends, images.test.images, chosen.row["dataset"])
 
 
 def describe_result(chosen: Experiment, images: Dataset, state: State, measured: int) -> dict:
-    """What metrics.json says of the experiment beside its numbers."""
+    """Returns what metrics.json says about the experiment besides its results."""
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "tensorflow-gan")}
     extractor = classifier.classifier_of(chosen.row["dataset"])
     return {
@@ -220,11 +220,11 @@ def describe_result(chosen: Experiment, images: Dataset, state: State, measured:
 
 
 def beside_reports(reported: dict, measured: dict, log: list[dict]) -> dict[str, dict[str, dict]]:
-    """By source and measure, a report's number as "reported", and "ours" where it is the same measure, else None.
+    """Returns, by source and measure, a report's number as "reported", and as "ours" our value of it, or None.
 
     Args:
-        reported: of a row, by source and measure. A dict {step: value} is a curve: ours is the log's column, of the dev
-            set at that step, else a mean over the WINDOW up to it.
+        reported: a row's numbers by source and measure. A dict {step: value} is a curve: ours is the log's column of
+            this name, for the dev set at that step, else the mean over the WINDOW steps up to it.
         measured: our numbers by name.
         log: the lines of log.csv.
     """
@@ -247,7 +247,7 @@ def beside_reports(reported: dict, measured: dict, log: list[dict]) -> dict[str,
 
 
 def finite(value):
-    """A result for JSON: with None for each number that is not finite, which no drawing is to bring about."""
+    """Returns a result for JSON, with None for each number that is not finite (which should not occur)."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -258,7 +258,7 @@ def finite(value):
 
 
 def show(result: dict) -> None:
-    """Prints the numbers of a result, dicts left out, and the reports' beside ours."""
+    """Prints the numbers of a result, without its dicts, and the reports' numbers next to ours."""
 
     def cell(value):
         if value is None:

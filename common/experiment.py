@@ -1,4 +1,4 @@
-"""The experiment that the command line asks for: a row of a script, a seed, a number of steps and their folder."""
+"""The experiment that the command line asks for: a script's row, a seed, a number of steps and a folder."""
 
 import contextlib
 import difflib
@@ -18,7 +18,7 @@ CHECKPOINT = "checkpoint.weights.h5"
 
 
 class Experiment(NamedTuple):
-    """A row of a script's RUNS with the SEED and STEPS asked for, and the folder of its results."""
+    """A row of a script's RUNS with the requested SEED and STEPS, and the folder of its results."""
 
     script: Path  # the folder of train.py and test.py
     name: str  # of the row
@@ -32,48 +32,48 @@ class Experiment(NamedTuple):
         return f"{self.script.name} {self.name}"
 
     def command(self, file: str) -> str:
-        """What to type for the experiment's train.py or test.py."""
+        """Returns the command that runs the experiment's train.py or test.py."""
         names = ["DATA_DIR", "RUNS_DIR", "SEED", "STEPS"] + (["TF_CONFIG"] if file == "train.py" else [])
         variables = [f"{name}={shlex.quote(os.environ[name])}" for name in names if os.environ.get(name)]
         path = str(self.script / file)
-        with contextlib.suppress(ValueError):  # on another drive of Windows
+        with contextlib.suppress(ValueError):  # on another Windows drive
             path = os.path.relpath(path)
         return " ".join([*variables, "python", shlex.quote(path), self.name])
 
     def require_checkpoint(self) -> None:
-        """Looks whether something is trained.
+        """Checks that there is a trained model.
 
         Raises:
-            UserError: nothing is.
+            UserError: There is none.
         """
         if not (self.folder / CHECKPOINT).is_file():
             beside = [path.parent.name for path in self.folder.parent.glob(f"{self.name}-*/{CHECKPOINT}")]
-            hint = f" (there is one in {', '.join(sorted(beside))}: set STEPS and SEED as then)" if beside else ""
-            raise UserError(f"no trained model in {self.folder}{hint}; first: {self.command('train.py')}")
+            hint = f" (there is one in {', '.join(sorted(beside))}: set STEPS and SEED as before)" if beside else ""
+            raise UserError(f"no trained model in {self.folder}{hint}; run this first: {self.command('train.py')}")
 
 
 def select(runs: dict, function: Callable) -> Experiment:
-    """The experiment that the command line and SEED, STEPS and RUNS_DIR ask for, of the script of `function`.
+    """Returns the experiment that the command line, SEED, STEPS and RUNS_DIR ask for, of the script of `function`.
 
     Raises:
-        UserError: there is no such row, or a variable is not a number.
+        UserError: There is no such row, or a variable is not a valid number.
     """
     return named(Path(inspect.getfile(function)).resolve().parent, runs, asked(runs))
 
 
 def batch(row: dict) -> str:
-    """The images of a step, and how many batches of them."""
+    """Returns the batch size as text, with the number of batches per step if there are several: "5 x 64"."""
     batches = row["model"].get("batches_per_step", 1)
     return f"{batches} x {row['batch_size']}" if batches > 1 else f"{row['batch_size']}"
 
 
 def asked(runs: dict) -> str:
-    """The name of the row that the command line asks for, by default the first."""
+    """Returns the name of the row that the command line asks for, by default the first."""
     return " ".join(sys.argv[1:]) or next(iter(runs))
 
 
 def named(script: Path, runs: dict, name: str) -> Experiment:
-    """As `select`, of a script's folder and the name of a row."""
+    """Does the same as `select`, given a script's folder and the name of a row."""
     if name not in runs:
         names = ", ".join(runs)
         raise UserError(f"{script.name} has no experiment {name!r}{did_you_mean(name, runs)}: choose from {names}")
@@ -87,36 +87,36 @@ def named(script: Path, runs: dict, name: str) -> Experiment:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A question in brackets, after a name that is none of `names` but near one; else nothing."""
+    """Returns " (did you mean ...?)" if `name` is similar to one of `names`, else an empty string."""
     near = difflib.get_close_matches(name.lower(), names, 1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def runs_dir() -> Path:
-    """RUNS_DIR, by default the repository's runs/."""
+    """Returns RUNS_DIR, by default the repository's runs/."""
     return Path(os.environ.get("RUNS_DIR") or ROOT / "runs").expanduser()
 
 
 def data_dir() -> Path:
-    """DATA_DIR, by default the repository's data/.
+    """Returns DATA_DIR, by default the repository's data/.
 
     Raises:
-        UserError: DATA_DIR is set, but is no folder.
+        UserError: DATA_DIR is set, but is not a folder.
     """
     chosen = os.environ.get("DATA_DIR")
     if not chosen:
         return ROOT / "data"
-    path = Path(os.path.expanduser(chosen))  # noqa: PTH111  pathlib's raises where it finds no home
+    path = Path(os.path.expanduser(chosen))  # noqa: PTH111  pathlib's raises if there is no home
     if not path.is_dir():
         raise UserError(f"DATA_DIR={path} is not a folder: it should contain mnist.npz, cifar10.npz or celeba/")
     return path
 
 
 def number(variable: str, default: int, least: int) -> int:
-    """An environment variable's whole number of at least `least`; `default` where it is unset.
+    """Returns an environment variable as an integer from `least` to 999,999,999; `default` if it is unset.
 
     Raises:
-        UserError: it is no such number.
+        UserError: The variable is not such an integer.
     """
     text = os.environ.get(variable) or str(default)
     if not text.isdecimal() or len(text) > 9 or int(text) < least:
@@ -130,11 +130,11 @@ class InUse(UserError):
 
 @contextlib.contextmanager
 def hold_folder(experiment: Experiment) -> Iterator[None]:
-    """Makes the experiment's folder, and holds it against another train.py, until the process ends if not before.
+    """Creates the experiment's folder, and locks out any other train.py until the block ends, or the process.
 
     Raises:
-        UserError: it can't be written to.
-        InUse: another train.py holds it.
+        UserError: The folder can't be written to.
+        InUse: Another train.py holds it.
     """
     folder = experiment.folder
     try:
@@ -142,14 +142,12 @@ def hold_folder(experiment: Experiment) -> Iterator[None]:
             (folder / part).mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")
     except OSError as error:
-        raise UserError(
-            f"cannot write to {folder} ({error.strerror}): set RUNS_DIR to a folder that can be written"
-        ) from error
+        raise UserError(f"cannot write to {folder} ({error.strerror}): set RUNS_DIR to a writable folder") from error
     with lock:
         try:
             portalocker.lock(lock, portalocker.LOCK_EX | portalocker.LOCK_NB)
         except portalocker.AlreadyLocked as error:
-            raise InUse(f"another train.py is at work in {folder}: wait for it, or set RUNS_DIR") from error
+            raise InUse(f"another train.py is at work in {folder}: wait for it to end, or set RUNS_DIR") from error
         except portalocker.LockException as error:
-            say(f"*** {folder} can't be locked ({error}): see that no second train.py works in it")
+            say(f"*** {folder} can't be locked ({error}): make sure that no other train.py uses it")
         yield

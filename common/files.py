@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, lines to the terminal, and the errors that a user can mend."""
+"""Atomic file writes, lines to the terminal, and errors that a user can fix."""
 
 import contextlib
 import os
@@ -14,29 +14,29 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class UserError(Exception):
-    """What the user can mend. Its text is one line that names the thing and the remedy."""
+    """An error that the user can fix. Its text is one line that names the problem and the remedy."""
 
 
 def say(line: str = "") -> None:
-    """Prints a line at once. A closed pipe or terminal is no reason to lose what is computed: then to nowhere."""
+    """Prints a line at once, or to nowhere if the pipe or terminal is closed, so that what is computed is not lost."""
     try:
-        with tqdm.external_write_mode(sys.stdout):  # a bar is drawn again below the line
+        with tqdm.external_write_mode(sys.stdout):  # redraws a bar below the line
             print(line, flush=True)
     except (OSError, ValueError, AttributeError):
         sys.stdout = open(os.devnull, "w")
 
 
 def bar(**options) -> tqdm:
-    """A progress bar for terminals, `disable`d elsewhere."""
-    columns, lines = shutil.get_terminal_size()  # unlike tqdm's own look, never 0
+    """Returns a progress bar, `disable`d if stdout is not a terminal."""
+    columns, lines = shutil.get_terminal_size()  # unlike tqdm's own, never 0
     return tqdm(ncols=columns, nrows=lines, file=sys.stdout, disable=not sys.stdout.isatty(), **options)
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` in one stroke when the block ends without an exception.
+    """Yields a draft to write to, which atomically replaces `path` if the block ends without an exception.
 
-    The draft's name is the process's own; one that a killed process left is removed when it is an hour old.
+    The draft's name contains the process ID; a draft left by a killed process is removed once it is an hour old.
     """
     for left in path.parent.glob(f"~*-{path.name}"):
         with contextlib.suppress(FileNotFoundError):
@@ -51,13 +51,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except BaseException as error:
         draft.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = error.filename or str(path)  # which a full disk does not tell
+            error.filename = error.filename or str(path)  # not set if the disk is full
         raise
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what the user can mend into one line and exit code 2, Ctrl-C into 130."""
+    """Turns errors that the user can fix into one line and exit code 2, Ctrl-C into 130."""
     try:
         yield
     except UserError as error:
@@ -68,7 +68,7 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(
             f"error: cannot read or write {error.filename or 'a file'} ({os.strerror(error.errno)}): mend that, or set "
-            "RUNS_DIR to another folder, then call the same again; what was saved is kept",
+            "RUNS_DIR to another folder, then run the same command again; what was saved is kept",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -1,7 +1,7 @@
-"""TensorFlow's one operation for Adam's update and for batch norm, where Keras makes ten and more small ones.
+"""Runs Adam's update and batch norm as one TensorFlow operation each, where Keras uses ten or more small ones.
 
-Neither Keras nor TensorFlow offers a public switch for this. On a CPU a DCGAN's step of MNIST takes 15 to 20 % less
-time with it; on a GPU XLA does the same.
+Neither Keras nor TensorFlow has a public switch for this. On a CPU, it saves 15 to 20 % of a DCGAN step on MNIST; on a
+GPU, XLA does the same.
 """
 
 import functools
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 
 def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """The batch norms of all networks of a model."""
+    """Returns the batch norm layers of all networks of a model."""
     layers = [model]
     for layer in layers:
         layers += getattr(layer, "layers", [])
@@ -20,9 +20,9 @@ def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
 
 
 def fuse(model: keras.Model) -> None:
-    """Lets the model's Adams and batch norms run as one operation each. The results are Keras', to rounding.
+    """Makes the model's Adam updates and batch norms one operation each. The results equal Keras', up to rounding.
 
-    What the one operations can't do (AMSGrad, a frozen batch norm, one without scale or centre) is left to Keras.
+    What these can't do (AMSGrad; batch norm that is frozen, not 4-D or without scale or centre) is left to Keras.
     """
     for part in vars(model).values():
         if type(part) is keras.optimizers.Adam and not part.amsgrad:
@@ -47,7 +47,7 @@ def _call(layer: keras.layers.BatchNormalization, plain: Callable, x, training=N
         x=x, scale=layer.gamma.value, offset=layer.beta.value, mean=[], variance=[], epsilon=layer.epsilon
     )
     count = tf.cast(tf.size(x) / x.shape[-1], tf.float32)
-    variance *= (count - 1.0) / count  # Keras' is that of the batch, not an estimate of the images'
+    variance *= (count - 1.0) / count  # Keras uses the biased variance of the batch
     for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
         moving.assign(moving * layer.momentum + value * (1.0 - layer.momentum))
     return x

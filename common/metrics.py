@@ -1,8 +1,8 @@
 """How good generated images are: Fréchet distance, KID, precision, recall, sharpness, classes, latent path.
 
-Two extractors of features, never mixed, both named wherever a number is shown: "classifier", this project's small
-network for the dataset (common/classifier.py), and "Inception", the standard one of TF-GAN. Every function takes images
-as uint8 (n, H, W, C), so that no range is ever guessed.
+Two feature extractors are used, never mixed, and named wherever a number is shown: "classifier", this project's small
+network for the dataset (common/classifier.py), and "Inception", TF-GAN's standard one. Images are uint8 (n, H, W, C)
+throughout, so their range is never guessed.
 """
 
 import functools
@@ -25,21 +25,21 @@ from common.files import say
 
 @functools.cache
 def _inception():
-    """TF-GAN's Inception of TF-Hub; None, and a line that says so, where it can't be had."""
+    """Returns TF-GAN's Inception from TF-Hub; if it is unavailable, prints a line and returns None."""
     try:
         if not os.environ.get("TFHUB_CACHE_DIR") and not reachable("https://tfhub.dev"):
-            raise OSError("no network, and no TFHUB_CACHE_DIR that holds its weights")
+            raise OSError("no network; set TFHUB_CACHE_DIR to a folder with its weights")
         inception = tfgan("inception_metrics")
         return inception.tfhub.load(inception.INCEPTION_TFHUB)
-    except Exception as error:  # of TF-Hub, urllib or TensorFlow; of pkg_resources, which setuptools 82 no longer has
+    except Exception as error:  # from TF-Hub, urllib or TensorFlow; or no pkg_resources, which setuptools 82 dropped
         say(f"*** FID (Inception) is not measured: {(str(error) or type(error).__name__).splitlines()[0]}")
         return None
 
 
 def inception_features(images: np.ndarray) -> np.ndarray | None:
-    """Features float32 (n, 2048), "pool_3" of TF-GAN's Inception; None where its weights can't be had.
+    """Returns features, float32 (n, 2048), of "pool_3" in TF-GAN's Inception; None if its weights are unavailable.
 
-    The images are resized to 299x299 bilinearly and scaled to [-1, 1], as the module wants them.
+    The images are resized to 299x299 bilinearly and scaled to [-1, 1], as the module expects.
     """
     module = _inception()
     if module is None:
@@ -57,13 +57,13 @@ def inception_features(images: np.ndarray) -> np.ndarray | None:
 
 
 def report_fid(to_images: Callable, training: np.ndarray, seed: int, count: int = 3000) -> float | None:
-    """FID as reports A and E measured it: of `count` samples against as many training images, by Inception's features.
+    """Returns the FID as reports A and E measured it: `count` samples against as many training images, with Inception.
 
-    The bias of so few images, more than 2,048 features, is theirs too. None where Inception can't be had.
+    So few images, though more than the 2,048 features, bias it as in the reports. None if Inception is unavailable.
 
     Args:
-        to_images: a number of images to as many, uint8 (n, H, W, C).
-        training: uint8 (n, H, W, C), of which `count` are drawn.
+        to_images: maps a number n to n generated images, uint8 (n, H, W, C).
+        training: uint8 (n, H, W, C), from which `count` are drawn.
     """
     if _inception() is None:
         return None
@@ -73,15 +73,15 @@ def report_fid(to_images: Callable, training: np.ndarray, seed: int, count: int 
 
 @functools.cache
 def _say(line: str) -> None:
-    """Says a line, the first time it is asked to."""
+    """Prints a line, but only the first time."""
     say(f"*** {line}")
 
 
 def tfgan(module: str):
-    """`tensorflow_gan.python.eval.<module>`, imported without the rest of TF-GAN.
+    """Returns `tensorflow_gan.python.eval.<module>`, imported without the rest of TF-GAN.
 
-    TF-GAN 2.1.0 fails on import with TensorFlow >= 2.16: its `__init__` wants tf.estimator, gone since
-    (github.com/tensorflow/gan issues 55 and 59). Its `eval` needs none of that.
+    TF-GAN 2.1.0 fails on import with TensorFlow >= 2.16: its `__init__` needs tf.estimator, which was removed
+    (github.com/tensorflow/gan issues 55 and 59). Its `eval` does not need it.
     """
     if "tensorflow_gan" not in sys.modules:
         path = Path(util.find_spec("tensorflow_gan").submodule_search_locations[0])
@@ -92,14 +92,14 @@ def tfgan(module: str):
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
-    """The Fréchet distance of two sets of features (n, d), each taken for Gaussian (Heusel et al. 2017, eq. 6).
+    """Returns the Fréchet distance of two sets of features (n, d), modelled as Gaussians (Heusel et al. 2017, eq. 6).
 
     Raises:
-        ValueError: a set has fewer than two images, and so no covariance.
+        ValueError: A set has fewer than two images, and so no covariance.
     """
     count, features = min(len(real), len(generated)), real.shape[1]
     if count < 2:
-        raise ValueError(f"a Fréchet distance is of two images or more, not of {count}")
+        raise ValueError(f"a Fréchet distance needs sets of two images or more, not of {count}")
     if count <= features:
         _say(f"the FID of {count:,} images is biased, too high: they are no more than their {features:,} features")
     metrics = tfgan("classifier_metrics")
@@ -107,22 +107,23 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
 
 
 def kernel_distance(real: np.ndarray, generated: np.ndarray) -> tuple[float, float | None]:
-    """KID of two sets of features (n, d) and its standard error, None up to 1,024 images (Binkowski et al. 2018, 4).
+    """Returns the KID of two sets of features (n, d) and its standard error (Binkowski et al. 2018, section 4).
 
-    The unbiased squared MMD with the kernel (x.y / d + 1)^3, a mean over blocks of at most 1,024 images.
+    It is the unbiased squared MMD with the kernel (x.y / d + 1)^3, averaged over blocks of at most 1,024 images; for a
+    single block, the standard error is None.
     """
     metrics = tfgan("classifier_metrics")
-    # The blocks must be random ones: the halves of MNIST's test set are by different writers.
+    # The blocks must be random: the halves of MNIST's test set are by different writers.
     shuffled = (tf.constant(np.random.default_rng(0).permutation(features)) for features in (real, generated))
     mean, error = metrics.kernel_classifier_distance_and_std_from_activations(*shuffled, dtype=tf.float64)
     return float(mean), float(error) if np.isfinite(error) else None
 
 
 def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall of two sets of features (n, d) (Kynkäänniemi et al. 2019, eq. 1 and 2).
+    """Returns improved precision and recall of two sets of features (n, d) (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
-    The share of generated features that lie in a ball around some real one, up to its k-th nearest fellow; the same
-    with the sets exchanged.
+    Precision is the share of generated features that lie in the ball around some real feature, up to its k-th nearest
+    real neighbour; recall is the same with the sets swapped.
     """
     radii, generated_radii = (
         NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors()[0][:, -1] for x in (real, generated)
@@ -130,7 +131,7 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tup
     covered = np.zeros(len(real), bool)
 
     def inside(distances, start):
-        """Which generated features of a chunk lie in a real ball; marks the real ones that lie in one of theirs."""
+        """Returns which generated features of a chunk lie in a real ball; marks the real ones that lie in theirs."""
         covered[:] |= (distances <= generated_radii[start : start + len(distances), None]).any(0)
         return (distances <= radii).any(1)
 
@@ -139,47 +140,47 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tup
 
 
 def sharpness(images: np.ndarray) -> float:
-    """The variance of the Laplacian (4 neighbours) of the grey image in [0, 1], a mean over the images."""
+    """Returns the variance of the Laplacian (4 neighbours) of the grey image in [0, 1], averaged over the images."""
     x = classifier.checked(images).mean(-1, dtype=np.float32) / 255
     laplacian = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:] - 4 * x[:, 1:-1, 1:-1]
     return float(laplacian.var((1, 2)).mean())
 
 
 def high_frequencies(images: np.ndarray) -> float:
-    """The share of the grey image's spectral energy above half the Nyquist frequency: the spectrum's tail.
+    """Returns the share of the grey images' spectral energy above half the Nyquist frequency: the spectrum's tail.
 
-    The images' means are taken out first, and a Hann window fades their edges, which would else count as sharp ones.
-    Of images without contrast it says nothing: then rounding makes the spectrum, or it is 0.
+    Each image's mean is subtracted first, and a Hann window fades out its borders, which would otherwise count as sharp
+    edges. For images without contrast it is meaningless: the spectrum is rounding errors, or 0.
     """
     x = classifier.checked(images).mean(-1, dtype=np.float32)
     x = (x - x.mean((1, 2), keepdims=True)) * np.outer(np.hanning(x.shape[1]), np.hanning(x.shape[2]))
     energy = (np.abs(np.fft.fft2(x)) ** 2).sum(0)
-    above = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, energy.shape), indexing="ij")) > 0.25  # cycles a pixel
+    above = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, energy.shape), indexing="ij")) > 0.25  # cycles per pixel
     return float(energy[above].sum() / max(energy.sum(), 1e-9))
 
 
 def classes_covered(labels: np.ndarray, reference: np.ndarray) -> int:
-    """How many of ten classes are at least a tenth as frequent among `labels` (n,) as among those of `reference`."""
+    """Returns how many of ten classes are at least a tenth as frequent in `labels` (n,) as in `reference` (m,)."""
     found, known = (np.bincount(x, minlength=10) / len(x) for x in (labels, reference))
     return int((found >= 0.1 * known).sum())
 
 
 def latent_path(to_images: Callable, ends: tf.Tensor, real: np.ndarray, name: str) -> dict[str, float]:
-    """How smooth the way between two random codes is, and whether it stays on images like the real ones.
+    """Measures how smooth the path between two random codes is, and whether its images stay like the real ones.
 
-    Straight lines between pairs of codes, in eight steps, seen in the classifier's features.
+    The paths are straight lines between pairs of codes, in eight steps, measured in the classifier's features.
 
     Args:
-        to_images: codes (n, latent_dim) to uint8 images (n, H, W, C).
-        ends: the pairs, random codes (2, count, latent_dim).
-        real: images that no network was trained on.
-        name: of the dataset.
+        to_images: maps codes (n, latent_dim) to uint8 images (n, H, W, C).
+        ends: the pairs of random codes (2, count, latent_dim).
+        real: uint8 images that no network was trained on.
+        name: the dataset.
 
     Returns:
-        Means over the lines: the length of a step; that of a line's longest step over that mean, and the whole way
-        over the distance of its ends, both 1 where an image turns evenly and straight into another. The FID of the
-        lines' midpoints and of their first ends; where there are classes, the classifier's confidence, its highest
-        probability, on both.
+        Means over the lines: the length of a step; the longest step, relative to that mean; and the length of the path,
+        relative to the distance between its ends. The last two are 1 if an image turns into another evenly and
+        straight. Also the FID of the lines' midpoints and of their first ends and, if there are classes, the
+        classifier's confidence, its highest probability, on both.
     """
     _, count, latent_dim = ends.shape
     codes = ends[0, :, None] + tf.linspace(0.0, 1.0, 9)[:, None] * (ends[1] - ends[0])[:, None]
@@ -188,7 +189,7 @@ def latent_path(to_images: Callable, ends: tf.Tensor, real: np.ndarray, name: st
     features = features.reshape(count, 9, -1)
     steps = np.linalg.norm(np.diff(features, axis=1), axis=-1)
     ways = np.linalg.norm(features[:, -1] - features[:, 0], axis=-1)
-    step, way = (max(float(x.mean()), 1e-9) for x in (steps, ways))  # no 0, should nothing change on the way
+    step, way = (max(float(x.mean()), 1e-9) for x in (steps, ways))  # never 0, even if nothing changes along the path
     reference = classifier.features(real, name)
     found = {
         "latent path: a step of eight (feature distance)": float(steps.mean()),
@@ -205,17 +206,20 @@ def latent_path(to_images: Callable, ends: tf.Tensor, real: np.ndarray, name: st
 
 
 def nearest_distance(images: np.ndarray, training: np.ndarray) -> float:
-    """The distance to the nearest training image, RMS grey levels a pixel: the median over the first 1,000 `images`."""
+    """Returns the distance to the nearest training image in RMS grey levels per pixel, the median of 1,000 `images`."""
     points, centres = (classifier.checked(x).reshape(len(x), -1).astype(np.float32) for x in (images[:1000], training))
     distances = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(centres).kneighbors(points)[0]
     return float(np.median(distances) / points.shape[1] ** 0.5)
 
 
 def measure(sets: dict[str, np.ndarray], real: np.ndarray, training: np.ndarray, name: str) -> dict[str, dict]:
-    """All metrics but the latent path, of some sets of images, against `real` ones that no network was trained on.
+    """Returns all metrics but the latent path of sets of images, against `real` ones that no network was trained on.
 
     Args:
-        name: of the dataset, whose classifier is the extractor.
+        sets: by name, uint8 images (n, H, W, C).
+        real: uint8 images (n, H, W, C).
+        training: uint8 images (n, H, W, C), to find the nearest among.
+        name: the dataset, whose classifier is the extractor.
     """
     (reference, real_logits), inception = classifier.classify(real, name), inception_features(real)
     results = {}

@@ -1,4 +1,4 @@
-"""What ./run_all.sh is to do: the rows of all scripts that its words name, and what each of them lacks."""
+"""What ./run_all.sh has to do: the rows of all scripts that match its words, and what each of them still needs."""
 
 import contextlib
 import json
@@ -10,17 +10,17 @@ from common import checkpoint, datasets, evaluation, experiment
 from common.experiment import Experiment, did_you_mean
 from common.files import ROOT, UserError, say
 
-TESTING = 90  # seconds of a test.py, about
-MEMORY = 1.5e9  # bytes that a row takes which was never run
+TESTING = 90  # seconds that a test.py takes, roughly
+MEMORY = 1.5e9  # bytes assumed for a row that was never run
 
 
 class Job(NamedTuple):
-    """A row, and what it lacks."""
+    """A row, and what it still needs."""
 
     experiment: Experiment
-    identity: dict[str, str] | None  # of its images; None where they are not there
-    calls: list[str]  # of train.py and test.py
-    seconds: float | None  # that they will take, about; None if nobody knows
+    identity: dict[str, str] | None  # of its images; None if they are missing
+    calls: list[str]  # which of train.py and test.py to run
+    seconds: float | None  # that they will take, roughly; None if unknown
     memory: float  # bytes
 
     @property
@@ -29,7 +29,7 @@ class Job(NamedTuple):
 
 
 def plan(words: list[str]) -> tuple[list[Job], dict[str, UserError]]:
-    """The jobs of the rows that all `words` name, and why a dataset is not there, by its name."""
+    """Returns the jobs of the rows that match all `words`, and the errors of missing datasets, by dataset."""
     chosen, identities, absent = choose(words), {}, {}
     for dataset in sorted({each.row["dataset"] for each in chosen}):
         try:
@@ -45,10 +45,10 @@ def plan(words: list[str]) -> tuple[list[Job], dict[str, UserError]]:
 
 
 def choose(words: list[str]) -> list[Experiment]:
-    """The rows that all `words` name, each the script, the row or a part of the row's name.
+    """Returns the rows that match all `words`, each the script, the row or a part of the row's name.
 
     Raises:
-        UserError: there is none.
+        UserError: No row matches.
     """
     chosen, known = [], set()
     for script in sorted(path.parent for path in ROOT.glob("*/train.py")):
@@ -68,11 +68,11 @@ def choose(words: list[str]) -> list[Experiment]:
 
 
 def missing(each: Experiment, identity: dict[str, str]) -> list[str]:
-    """What of a row is to be called: train.py and test.py, or test.py, or nothing."""
+    """Returns what is still to be run for a row: train.py and test.py, test.py, or nothing."""
     try:
         state = checkpoint.begin(each, identity)
     except UserError:
-        return ["train.py"]  # which says it
+        return ["train.py"]  # which prints the error
     if state.step < each.steps:
         return ["train.py", "test.py"]
     metrics = read_json(each.folder / "metrics.json")
@@ -81,7 +81,7 @@ def missing(each: Experiment, identity: dict[str, str]) -> list[str]:
 
 
 def estimate(each: Experiment, calls: list[str]) -> float | None:
-    """Seconds that `calls` will take, by the run's own pace or that in results/; None where neither is."""
+    """Estimates the seconds that `calls` will take from the run's own pace or that in results/; None without either."""
     seconds = TESTING * calls.count("test.py")
     if "train.py" not in calls:
         return seconds
@@ -97,29 +97,29 @@ def estimate(each: Experiment, calls: list[str]) -> float | None:
 
 
 def memory(each: Experiment) -> float:
-    """The most bytes that an earlier run of the row took, of whatever SEED and STEPS; MEMORY where there was none."""
+    """Returns the peak memory in bytes of the row's earlier runs, with any SEED and STEPS; MEMORY if there are none."""
     folders = [each.folder.with_name(each.name), *each.folder.parent.glob(f"{each.name}-*")]
     return max(read_json(folder / "memory.json").get("peak_bytes", 0) for folder in folders) or MEMORY
 
 
 def read_json(path: Path) -> dict:
-    """What a file holds; nothing where it is damaged or not there."""
+    """Returns the contents of a JSON file; an empty dict if it is damaged or missing."""
     with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_text())
     return {}
 
 
 def show(jobs: list[Job], absent: dict[str, UserError], places: int) -> None:
-    """Says what will be done in so many places."""
+    """Prints what will be done, with `places` rows at a time."""
     todo = [job for job in jobs if job.calls]
     seconds = [job.seconds for job in todo if job.seconds is not None]
     line = f"rows: {len(jobs)}, to do: {len(todo)}"
     if todo:
         line += f", {places} at a time"
     if seconds:
-        line += f", about {about(max(sum(seconds) / places, *seconds))} by the pace of earlier runs"
+        line += f", about {about(max(sum(seconds) / places, *seconds))} at the pace of earlier runs"
     if len(seconds) < len(todo):
-        line += f", {len(todo) - len(seconds)} of unknown pace"
+        line += f", {len(todo) - len(seconds)} of unknown duration"
     say(line)
     for job in jobs:
         say(f"  {job.title:26} {job.experiment.steps:>8,} steps  {described(job)}")
@@ -129,7 +129,7 @@ def show(jobs: list[Job], absent: dict[str, UserError], places: int) -> None:
 
 
 def described(job: Job) -> str:
-    """What is to be done of a row, and how long it will take."""
+    """Describes what is to be done for a row, and how long it will take."""
     if not job.identity:
         return f"no {job.experiment.row['dataset']}"
     if not job.calls:
@@ -139,5 +139,5 @@ def described(job: Job) -> str:
 
 
 def about(seconds: float) -> str:
-    """A time in minutes, or in hours from ten on."""
+    """Formats a time in minutes, or in hours above ten hours."""
     return f"{round(seconds / 3600):,} hours" if seconds > 36_000 else f"{round(seconds / 60)} minutes"

@@ -1,4 +1,4 @@
-"""The pictures: sheets of images, curves, latent grids, t-SNE. Images are uint8 (n, H, W, C) throughout."""
+"""Draws sheets of images, curves, latent grids and t-SNE. Images are uint8 (n, H, W, C) throughout."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +14,12 @@ from common.files import atomic_write
 
 plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
                      "grid.alpha": 0.3, "legend.frameon": False})  # fmt: skip
-# Okabe and Ito's palette, which the colour-blind tell apart.
+# Okabe and Ito's palette, which is safe for colour-blind readers, plus grey and wine.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#999999", "#882255"]
 
 
 def sheet(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """One image uint8 (H', W', C) of the images row by row, a thin grey line between them."""
+    """Returns one uint8 image (H', W', C) of the images row by row, with thin grey lines between them."""
     count, height, width, channels = images.shape
     columns = columns or int(np.ceil(count**0.5))
     rows = -(-count // columns)
@@ -30,15 +30,16 @@ def sheet(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def samples(images: np.ndarray, path: Path) -> None:
-    """A sheet of the images as a picture, without a frame around it."""
+    """Saves a sheet of the images as a picture, without a frame around it."""
     with atomic_write(path) as draft:
         keras.utils.save_img(draft, sheet(images), scale=False)
 
 
 def gif(frames: list[Path], path: Path) -> None:
-    """An animation of at most 20 of the 8x8 sheets in `frames`, evenly spaced, the last one held for two seconds.
+    """Saves an animation of at most 20 of the 8x8 sheets in `frames`, evenly spaced, the last one held for two seconds.
 
-    To stay within some hundred kB: the 5x5 images at the top left, in few colours; of larger ones 3x3 and 12 frames.
+    To stay within a few hundred kB, it shows the top-left 5x5 images in few colours; for larger images, 3x3 and at most
+    12 frames.
     """
     pictures = []
     side, count = (5, 20) if Image.open(frames[0]).width < 300 else (3, 12)
@@ -58,15 +59,15 @@ def _save(figure: plt.Figure, path: Path) -> None:
 
 
 def _limit(axis: plt.Axes, shown: list[float], percentile: float) -> None:
-    """Cuts an axis to the values below a percentile: the first steps' spike would flatten the rest."""
+    """Limits the y axis to the central percentiles: the first steps' spike would flatten the rest."""
     low, high = np.percentile(shown, [100 - percentile, percentile])
     axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-9)
 
 
 def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str) -> None:
-    """Training curves, a panel per label of an axis: the raw column (pale), its running mean, the dev set (dashed).
+    """Draws training curves, a panel per axis label: the raw column (pale), its running mean, the dev set (dashed).
 
-    Columns that the log has not are left out, and panels without one.
+    Columns that the log doesn't have are left out, and so are panels without columns.
     """
     panels = {label: [column for column in columns if column in log[0]] for label, columns in panels.items()}
     panels = {label: columns for label, columns in panels.items() if columns}
@@ -96,7 +97,7 @@ def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str
 
 
 def pictures(panels: dict[str, np.ndarray], path: Path, title: str) -> None:
-    """Sheets of images side by side, each under its name."""
+    """Draws sheets of images side by side, each under its name."""
     sheets = {name: sheet(images) for name, images in panels.items()}
     height, width = next(iter(sheets.values())).shape[:2]
     size = 3.6 * len(sheets) * max(1, width / height), 0.5 + 3.6 * max(1, height / width)
@@ -110,7 +111,7 @@ def pictures(panels: dict[str, np.ndarray], path: Path, title: str) -> None:
 
 
 def pairs(rows: dict[str, np.ndarray], path: Path, title: str, columns: list[str] | None = None) -> None:
-    """Rows of images that belong together column by column, each row named at its left, columns below if named."""
+    """Draws rows of images that belong together by column, with row names on the left and any `columns` below."""
     images = np.concatenate(list(rows.values()))
     count = len(images) // len(rows)
     image = sheet(images, count)
@@ -125,10 +126,10 @@ def pairs(rows: dict[str, np.ndarray], path: Path, title: str, columns: list[str
 
 
 def latent_grid(corners: np.ndarray, ticks: np.ndarray) -> np.ndarray:
-    """Codes (n, n, d) between four codes z1..z4 `corners` (4, d), by y and x of `ticks` (n,), fractions of the way.
+    """Returns codes (n, n, d) between four codes z1..z4, the `corners` (4, d), at all y and x from `ticks` (n,).
 
     z(x, 0) = z1 + x (z2 - z1),  z(x, 1) = z3 + x (z4 - z3),  z(x, y) = z(x, 0) + y (z(x, 1) - z(x, 0)):
-    interpolation for x and y from 0 to 1, where the grid's corners are the codes, extrapolation beyond.
+    interpolation for x and y from 0 to 1, with the codes in the grid's corners, and extrapolation beyond.
     """
     z1, z2, z3, z4 = corners
     x, y = ticks[None, :, None], ticks[:, None, None]
@@ -139,13 +140,13 @@ def latent_grid(corners: np.ndarray, ticks: np.ndarray) -> np.ndarray:
 def latent_grids(
     to_images: Callable, corners: np.ndarray, beyond: np.ndarray, folder: Path, title: str, what: str
 ) -> None:
-    """interpolation.png and extrapolation.png: the images of both grids between four codes.
+    """Draws interpolation.png and extrapolation.png: the images of both grids between four codes.
 
     Args:
-        to_images: codes (n, d) to uint8 images (n, H, W, C).
+        to_images: maps codes (n, d) to uint8 images (n, H, W, C).
         corners: the codes (4, d).
-        beyond: the extrapolation's weights (n,), 0 and 1 among them.
-        what: the codes, in a title's words.
+        beyond: the extrapolation's weights (n,), including 0 and 1.
+        what: how the title describes the codes.
     """
     for name, ticks in (("interpolation", np.linspace(0, 1, 15)), ("extrapolation", beyond)):
         codes = latent_grid(corners, ticks).astype(np.float32)
@@ -169,12 +170,12 @@ def latent_grids(
 
 
 def tsne(codes: np.ndarray, panels: dict[str, tuple[np.ndarray, list[str]]], path: Path, title: str) -> None:
-    """t-SNE (van der Maaten & Hinton 2008) of the first codes (n, d), 2,621 at most, whose number fills in `title`.
+    """Draws a t-SNE (van der Maaten & Hinton 2008) of at most the first 2,621 codes (n, d); `title` may hold {count}.
 
-    A panel, by its title, per colouring: labels (n,), which are indices of names.
+    There is a panel, by its title, per colouring: labels (n,), which are indices into names.
     """
     codes = codes[:2621]
-    points = np.zeros([len(codes), 2])  # of codes that are all alike, whose spread t-SNE would divide by
+    points = np.zeros([len(codes), 2])  # if all codes are equal: t-SNE would divide by their spread
     if np.ptp(codes, axis=0).any():
         points = TSNE(random_state=0, init="pca").fit_transform(codes)
     columns, rows = min(3, len(panels)), -(-len(panels) // 3)
@@ -198,10 +199,10 @@ def tsne(codes: np.ndarray, panels: dict[str, tuple[np.ndarray, list[str]]], pat
 
 
 def compared(logs: dict[str, list[dict]], panels: dict[str, str], path: Path, title: str) -> None:
-    """Several runs' curves, by name, in one figure: a panel per label, of its column of the log.
+    """Draws the curves of several runs, by name, in one figure: a panel per label, with its column of the log.
 
-    The dev set's are whole lines; the training set's, pale, are means over the steps between two looks at the dev set.
-    A panel that would be empty is left out, and so is a figure without panels.
+    The dev set's curves are bold; the training set's, pale, are means over the steps between two evaluations of the dev
+    set. A panel that would be empty is left out, and so is a figure without panels.
     """
     curves, colours = {}, dict(zip(logs, COLOURS))
     for label, column in panels.items():
@@ -233,7 +234,7 @@ def compared(logs: dict[str, list[dict]], panels: dict[str, str], path: Path, ti
 
 
 def training(log: list[dict], panels: dict[str, list[str]], folder: Path, title: str) -> bool:
-    """The figures of the training itself: curves.png, and training.gif of the sheets in samples/, if there are any."""
+    """Draws curves.png and, from the sheets in samples/, training.gif; returns whether there are any sheets."""
     if log:
         curves(log, panels, folder / "curves.png", title)
     frames = sorted((folder / "samples").glob("[0-9]*.png"))
@@ -243,7 +244,7 @@ def training(log: list[dict], panels: dict[str, list[str]], folder: Path, title:
 
 
 def fid_by_step(runs: dict[str, dict[int, float]], folder: Path, title: str) -> None:
-    """fid_by_step.png: FID against training steps, of one run or several by name, on a logarithmic axis."""
+    """Draws fid_by_step.png: FID against training steps, of one or more runs by name, on a logarithmic axis."""
     figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")
     for colour, (name, values) in zip(COLOURS, runs.items()):
         axis.semilogy(list(values), list(values.values()), "o-", color=colour, label=name)
@@ -259,11 +260,11 @@ def fid_by_step(runs: dict[str, dict[int, float]], folder: Path, title: str) -> 
 
 
 def dev_losses(panels: dict[str, dict[str, list[list[dict]]]], ends: dict[str, dict[str, float]], path: Path) -> None:
-    """The dev loss of several trainings over the steps, beside those that reports ended with, dashed.
+    """Draws the dev losses of several trainings over the steps and, dashed, those that the reports ended with.
 
     Args:
-        panels: by title, by label, the logs (as of log.csv) that share the label and its colour.
-        ends: by title, by report, its dev loss at the end.
+        panels: by title and label, the logs (as in log.csv) that share the label and its colour.
+        ends: by title and report, its dev loss at the end.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False, layout="constrained")
     for axis, (title, labelled) in zip(axes[0], panels.items()):

@@ -1,8 +1,8 @@
-"""`python -m common.report`: publishes the measured runs of RUNS_DIR, and what is to be seen in them.
+"""`python -m common.report`: publishes the measured runs of RUNS_DIR.
 
-Copies each run, small, into results/. Then, from results/ alone, writes anew what stands between `<!-- table: NAME -->`
-and `<!-- end -->` in README.md, RESULTS.md and each model's README.md, which shows that model alone, and leaves the
-prose around it as it is. common/tables.py has the tables.
+Copies a small version of each run into results/. Then, from results/ alone, rewrites whatever is between
+`<!-- table: NAME -->` and `<!-- end -->` in README.md, RESULTS.md and each model's README.md, which shows only that
+model, and leaves the prose around it unchanged. The tables are in common/tables.py.
 """
 
 import csv
@@ -19,7 +19,7 @@ from common.classifier import save_small
 from common.files import ROOT, UserError, atomic_write, one_line_errors, say
 from common.tables import Row, read
 
-# The pictures that show no image of the dataset. CelebA forbids to publish its images, CIFAR-10 states no terms.
+# The pictures that show no image of the dataset. CelebA forbids publishing its images, CIFAR-10 states no terms.
 GENERATED = {"samples", "curves", "fid_by_step", "compared", "decoded", "tsne", "pairs", "categorical", "continuous",
              "interpolation", "extrapolation"}  # fmt: skip
 LARGEST_PICTURE = 300_000  # bytes
@@ -27,35 +27,35 @@ MARKER = re.compile(r"(<!-- table: ([^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL
 
 
 def publish(folder: Path, results: Path) -> None:
-    """Keeps a run in `results`/<model>/<its folder's name>, unless it is a rehearsal or more is there already."""
+    """Keeps a run in `results`/<model>/<its folder's name>, unless it is a rehearsal or a larger one is there."""
     result = read(folder / "metrics.json")
     if result is None:
-        say(f"not kept: {folder / 'metrics.json'} is damaged, or of another version")
+        say(f"not kept: {folder / 'metrics.json'} is damaged or from another version")
         return
     target = results / result["model"] / folder.name
     old = target.with_name(f"~old-{target.name}")
-    if old.exists() and not target.exists():  # a kill between the two renames of `keep`
+    if old.exists() and not target.exists():  # a kill between the two renames in `keep`
         old.rename(target)
     there = read(target / "metrics.json")
     if result == there or re.search(r"-steps\d+$", folder.name):
         return
     if there and any(now < then for now, then in zip(size(result), size(there))):
-        say(f"not kept: {target} is of more images, steps or measures than {folder}")
+        say(f"not kept: {target} has more images, more steps or newer measures than {folder}")
         return
     try:
         keep(folder, target, result)
         say(f"kept {target}")
-    except (ImportError, OSError, LookupError, TypeError, ValueError, UserError) as error:  # gone or damaged
+    except (ImportError, OSError, LookupError, TypeError, ValueError, UserError) as error:  # missing or damaged
         say(f"not kept: {folder} ({error})")
 
 
 def size(result: dict) -> tuple[int, int, int]:
-    """How much a run is: training images, steps and measures."""
+    """Returns how large a run is: its training images, its steps and the version of its measures."""
     return result["images"]["training"], result["steps"], result.get("measures", 0)
 
 
 def keep(folder: Path, target: Path, result: dict) -> None:
-    """Copies a run, whose metrics.json is `result`, to `target`, small; all that is kept of it, or nothing."""
+    """Copies a small version of a run, whose metrics.json is `result`, to `target`: all of it or nothing."""
     draft, old = target.with_name(f"~new-{target.name}"), target.with_name(f"~old-{target.name}")
     for left in (draft, old):
         shutil.rmtree(left, ignore_errors=True)
@@ -74,7 +74,7 @@ def keep(folder: Path, target: Path, result: dict) -> None:
 
 
 def keep_log(folder: Path, target: Path) -> None:
-    """Some 250 of its lines, and those with dev losses."""
+    """Keeps about 250 lines of the log, and all with dev losses."""
     log = read_log(folder)
     every = max(1, len(log) // 250)
     lines = [line for number, line in enumerate(log, 1) if number % every == 0 or has_dev(line)]
@@ -82,18 +82,18 @@ def keep_log(folder: Path, target: Path) -> None:
 
 
 def keep_dev_log(folder: Path, target: Path) -> None:
-    """The dev losses alone; no log of a model without them."""
+    """Keeps only the dev losses; no log if the model has none."""
     if lines := [line for line in read_log(folder) if has_dev(line)]:
         write_log(lines, ["step", *(name for name in lines[0] if name.startswith("dev_"))], target)
 
 
 def has_dev(line: dict) -> bool:
-    """Whether a line of a log has dev losses."""
+    """Returns whether a line of a log has dev losses."""
     return any(value for name, value in line.items() if name.startswith("dev_"))
 
 
 def write_log(lines: list[dict], columns: list[str], target: Path) -> None:
-    """Writes these columns of a log's lines as `target`/log.csv."""
+    """Writes these columns of a log's lines to `target`/log.csv."""
     with open(target / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
@@ -101,7 +101,7 @@ def write_log(lines: list[dict], columns: list[str], target: Path) -> None:
 
 
 def keep_pictures(folder: Path, target: Path, digits: bool) -> None:
-    """The figures, of other images than digits those without an original one; and training.gif."""
+    """Keeps training.gif and the figures; unless the images are `digits`, only figures without original images."""
     shutil.copy(folder / "training.gif", target)
     for path in folder.glob("[!~]*.png"):
         if digits or re.sub(r"_\d+$", "", path.stem) in GENERATED:
@@ -109,7 +109,7 @@ def keep_pictures(folder: Path, target: Path, digits: bool) -> None:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """In 128 colours, a third of the size (of 32, two lines of a figure may share one); shrunk until it is small."""
+    """Saves a picture in 128 colours, a third of the size (with 32, two lines may share one), shrunk until small."""
     picture.quantize(128).save(path, optimize=True)
     while path.stat().st_size >= LARGEST_PICTURE:
         picture = picture.resize([side * 9 // 10 for side in picture.size])
@@ -117,7 +117,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 def keep_network(folder: Path, target: Path, result: dict) -> None:
-    """What draws the images, of a script's first row."""
+    """Keeps the network that draws the images, only for a script's first row."""
     runs = import_module(f"{result['model']}.train").RUNS
     if result["run"] == next(iter(runs)):
         for path in (*folder.glob("generator.keras"), *folder.glob("decoder.keras")):
@@ -125,16 +125,16 @@ def keep_network(folder: Path, target: Path, result: dict) -> None:
 
 
 def pages(root: Path) -> list[Path]:
-    """The files that may have markers."""
+    """Returns the files that may have markers."""
     paths = [root / "README.md", root / "RESULTS.md", *(root / model / "README.md" for model in tables.MODELS)]
     return [path for path in paths if path.is_file()]
 
 
 def fill(path: Path, rows: list[Row]) -> str:
-    """The text of a page with its tables written anew.
+    """Returns the text of a page with its tables rewritten.
 
     Raises:
-        UserError: a marker's name is unknown, or its end is missing.
+        UserError: A marker's name is unknown, or its end is missing.
     """
     text, model = path.read_text(), path.parent.name
     if model in tables.MODELS:
@@ -144,16 +144,16 @@ def fill(path: Path, rows: list[Row]) -> str:
         start, name, end = marker.groups()
         if name not in tables.TABLES and name not in tables.QUESTIONS:
             known = ", ".join([*tables.TABLES, *tables.QUESTIONS])
-            raise UserError(f"{path} has a marker for a table {name!r}: choose one of {known}")
+            raise UserError(f"{path} has a marker for an unknown table {name!r}: choose one of {known}")
         return f"{start}{tables.write(name, rows, path.parent)}\n{end}"
 
     if text.count("<!-- table: ") != len(MARKER.findall(text)):
-        raise UserError(f"{path} has a marker <!-- table: ... --> without its <!-- end -->")
+        raise UserError(f"{path} has a marker <!-- table: ... --> without an <!-- end -->: add it")
     return MARKER.sub(write, text)
 
 
 def draw_seeds(rows: list[Row], path: Path) -> None:
-    """The dev losses of all seeds of the smallest VAEs, by the active units of their code, beside A's and E's."""
+    """Draws the dev losses of all seeds of the smallest VAEs, by active units of the code, with A's and E's."""
     logs, ends = {}, {}
     for row in tables.chosen(rows, tables.SEEDS):
         active = {}
@@ -170,7 +170,7 @@ def draw_seeds(rows: list[Row], path: Path) -> None:
 
 
 def write_page(runs_dir: Path, folders: list[Path], title: str) -> Path:
-    """Writes RESULTS.md in `runs_dir`: the tables and pictures of the runs in `folders` that are measured."""
+    """Writes RESULTS.md in `runs_dir`, with tables and pictures of the measured runs in `folders`; returns its path."""
     paths = [folder / "metrics.json" for folder in folders]
     rows = tables.read_rows(path for path in paths if path.exists())
     parts = [f"# {title}"]
@@ -189,7 +189,7 @@ def main(runs_dir: Path, root: Path) -> None:
         publish(path.parent, results)
     rows = tables.read_rows(results.glob("*/[!~]*/metrics.json"))
     draw_seeds(rows, results / "vae" / "seeds.png")
-    texts = {path: fill(path, rows) for path in pages(root)}  # all before the first is written
+    texts = {path: fill(path, rows) for path in pages(root)}  # all before the first is written, in case of an error
     for path, text in texts.items():
         if text != path.read_text():
             with atomic_write(path) as draft:

@@ -1,11 +1,11 @@
-"""Trains and tests the rows of all scripts, side by side: ./run_all.sh [word ...].
+"""Trains and tests the rows of all scripts, in parallel: ./run_all.sh [word ...].
 
-Takes the rows that all the words name, each word the script, the row or a part of its name ("vae", "mnist_z10",
-"mnist"; without a word all rows), and of these does what is missing. It can be stopped and called again at any time,
-and called on several machines that share RUNS_DIR. A row that fails does not keep the others. One row runs per GPU,
-without GPUs one per core while memory lasts, or as many as JOBS says; JOBS=1 gives each row all cores. DATA_DIR,
-RUNS_DIR, SEED and STEPS are those of the scripts. What a script prints is in RUNS_DIR/<model>/<row>.log, the page is
-RUNS_DIR/RESULTS.md. common/plan.py says what is to do, common/running.py how one row runs.
+Takes the rows that match all words, each the script, the row or a part of its name ("vae", "mnist_z10", "mnist");
+without words, all rows. For each it runs what is missing. You can stop and rerun it at any time, also on several
+machines that share RUNS_DIR. A row that fails does not stop the others. One row runs per GPU; without GPUs, one per
+core while memory lasts; or as many as JOBS says. JOBS=1 gives each row all cores. DATA_DIR, RUNS_DIR, SEED and STEPS
+work as in the scripts. What a script prints goes to RUNS_DIR/<model>/<row>.log, the results to RUNS_DIR/RESULTS.md.
+common/plan.py decides what there is to do, common/running.py runs a row.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from tqdm import tqdm
 
 from common import experiment, report, usage
 from common.files import bar, one_line_errors, say
-from common.plan import Job, missing, plan, show
+from common.plan import Job, missing, plan, read_json, show
 from common.running import Place, Running, hold, places
 
-TICK, LOOK_AGAIN, SAY_AGAIN = 0.5, 5, 60  # seconds between two looks at what runs, at a row in use, between two lines
+TICK, LOOK_AGAIN, SAY_AGAIN = 0.5, 5, 60  # seconds between checks of running rows, of a row in use, and between lines
 
 
 class Display:
-    """Lines to the terminal, below them one per running row, refreshed in place."""
+    """Shows a line per running row at the bottom of the terminal, refreshed in place."""
 
     def __init__(self, count: int):
         self.bars = []
@@ -40,7 +40,7 @@ class Display:
             self.bars = [bar(position=number, bar_format="{desc}", leave=False) for number in range(count)]
 
     def refresh(self, running: list[Running]) -> None:
-        """Shows what runs; where there is no terminal, a line per row and minute."""
+        """Shows what is running; without a terminal, prints a line per row once a minute."""
         width = shutil.get_terminal_size().columns - 1
         with contextlib.suppress(OSError):
             for bar, row in zip_longest(self.bars, running if self.bars else []):
@@ -58,10 +58,10 @@ class Display:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """The numbers of the signals that came and ask to stop."""
+    """Yields a list to which the numbers of incoming stop signals are added."""
     came, handlers = [], {}
     for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's SIGHUP
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does with SIGHUP
             handlers[number] = signal.signal(number, lambda number, frame: came.append(number))
     try:
         yield came
@@ -71,16 +71,16 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 class RunAll:
-    """What waits, what runs and what failed."""
+    """Runs the jobs, and tracks which are waiting, are running or have failed."""
 
     def __init__(self, todo: list[Job], places: list[Place], display: Display):
-        # First those of which nobody knows how long they take, then the longest.
+        # First those of unknown duration, then the longest.
         self.waiting = sorted(todo, key=lambda job: math.inf if job.seconds is None else job.seconds, reverse=True)
         self.free, self.display = [*reversed(places)], display
         self.running, self.failed, self.in_use = [], [], {}
 
     def run(self) -> int | None:
-        """Runs all, or until a signal, whose number it then returns."""
+        """Runs all jobs, or until a signal, whose number it then returns."""
         heard = 0
         with stop_signals() as came:
             try:
@@ -89,7 +89,7 @@ class RunAll:
                         heard += 1
                         self.stop(number)
                         if heard == 1:
-                            say("stopping, each row after its step; once more to stop at once")
+                            say("stopping each row after its current step; repeat to stop at once")
                     if not came:
                         self.start()
                     self.display.refresh(self.running)
@@ -97,32 +97,32 @@ class RunAll:
                     for row in [*self.running]:
                         self.look(row, stopping=bool(came))
             finally:
-                self.stop(signal.SIGTERM)  # what an error left running
+                self.stop(signal.SIGTERM)  # whatever an error left running
         return came[0] if came else None
 
     def stop(self, number: int) -> None:
-        if os.name == "nt" and number == signal.SIGINT:  # the console has told the rows
+        if os.name == "nt" and number == signal.SIGINT:  # the console has already told the rows
             return
         for row in self.running:
             with contextlib.suppress(psutil.Error):  # it has just ended
                 row.process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
     def start(self) -> None:
-        """Starts what waits, where there is a place, memory and no other process at it."""
+        """Starts waiting rows that have a place, enough memory and no other process working on them."""
         for job in [*self.waiting]:
             again = time.monotonic() - self.in_use.get(job.title, -math.inf) > LOOK_AGAIN
             if self.free and again and self.fits(job):
                 self.take(job)
 
     def fits(self, job: Job) -> bool:
-        """Whether there is memory for `job`, beside what the running rows have and may yet take."""
+        """Returns whether there is memory for `job`, besides what the running rows may still take."""
         if not self.running or os.environ.get("JOBS"):
             return True
         growth = sum(max(0, row.job.memory - row.memory) for row in self.running)
         return psutil.virtual_memory().available > growth + job.memory
 
     def take(self, job: Job) -> None:
-        """Starts a row, unless another process is at work in it or has done it."""
+        """Starts a row, unless another process is working on it or has done it."""
         each = job.experiment
         lock = hold(each)
         if lock is None:
@@ -141,7 +141,7 @@ class RunAll:
         say(f"{job.title}: {' and '.join([row.file, *calls])} on {row.place.name}, log {row.log}")
 
     def look(self, row: Running, stopping: bool) -> None:
-        """Goes on with a row whose script has ended."""
+        """If a row's script has ended, starts its next script or ends the row."""
         code = row.look()
         if code is None:
             return
@@ -156,23 +156,24 @@ class RunAll:
             say(self.failed[-1])
         elif not code and not row.calls:
             took = tqdm.format_interval(time.monotonic() - row.begun)
-            say(f"{row.job.title}: done in {took}; rows that wait: {len(self.waiting)}")
+            say(f"{row.job.title}: done in {took}; rows waiting: {len(self.waiting)}")
             write_page()
 
 
 def write_page() -> Path:
-    """Writes the page of all that is measured in RUNS_DIR; with STEPS, of what was trained for as many."""
+    """Writes the page of all measured runs in RUNS_DIR; if STEPS is set, only of those with that many steps."""
     runs_dir, steps = experiment.runs_dir(), os.environ.get("STEPS")
     runs_dir.mkdir(parents=True, exist_ok=True)
-    folders = [path.parent for path in sorted(runs_dir.glob("*/*/metrics.json"))]
+    paths = sorted(runs_dir.glob("*/*/metrics.json"))
     if steps:
-        folders = [folder for folder in folders if folder.name.endswith(f"-steps{steps}")]
-        return report.write_page(runs_dir, folders, f"Rehearsal of {steps} steps")
-    return report.write_page(runs_dir, [folder for folder in folders if "-steps" not in folder.name], "Results")
+        chosen = [path.parent for path in paths if read_json(path).get("steps_planned") == int(steps)]
+        return report.write_page(runs_dir, chosen, f"Rehearsal of {steps} steps")
+    chosen = [path.parent for path in paths if "-steps" not in path.parent.name]
+    return report.write_page(runs_dir, chosen, "Results")
 
 
 def main(words: list[str]) -> int:
-    """Returns the exit code."""
+    """Runs the rows that match `words`, or prints the help; returns the exit code."""
     if usage.HELP & {*words}:
         print(__doc__, usage.variables(), sep="\n")
         return 0
@@ -189,7 +190,7 @@ def main(words: list[str]) -> int:
         display.close()
     page = write_page()
     done = [job for job in jobs if job.identity and not missing(job.experiment, job.identity)]
-    say(f"{len(done)} of {len(jobs)} rows are trained and tested; the page is {page}")
+    say(f"{len(done)} of {len(jobs)} rows are trained and tested; see {page}")
     for dataset in absent:
         say(f"without {dataset}: {', '.join(job.title for job in jobs if job.experiment.row['dataset'] == dataset)}")
     for line in rows.failed:
@@ -201,6 +202,6 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    tf.config.set_visible_devices([], "GPU")  # whose memory is the scripts'
+    tf.config.set_visible_devices([], "GPU")  # whose memory is for the scripts
     with one_line_errors():
         sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""How ./run_all.sh runs a row: in which place, under which lock, with what to be seen of it."""
+"""How ./run_all.sh runs a row: its place, its lock and its status."""
 
 import contextlib
 import json
@@ -29,9 +29,9 @@ class Place(NamedTuple):
 
 
 def places(todo: list[Job]) -> list[Place]:
-    """One place per GPU, without GPUs per core, but no more than there are rows and memory; or as many as JOBS says.
+    """Returns a place per GPU or, without GPUs, per core, as far as rows and memory allow; or as many as JOBS says.
 
-    Without GPUs the places share all cores among them.
+    Without GPUs, the places share all cores.
     """
     cores, gpus = devices.available_cores(), available_gpus()
     count = len(gpus or cores)
@@ -50,19 +50,19 @@ def places(todo: list[Job]) -> list[Place]:
 
 
 def available_gpus() -> list[str]:
-    """The GPUs by their names in CUDA_VISIBLE_DEVICES."""
+    """Returns the names of the GPUs in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else map(str, range(len(devices.GPUS)))
     return [*names][: len(devices.GPUS)]
 
 
 def threads(count: int) -> dict[str, str]:
-    """The environment of a TensorFlow that computes with `count` threads."""
+    """Returns environment variables that make TensorFlow compute with `count` threads."""
     return dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), str(count))
 
 
 def hold(each: Experiment) -> IO | None:
-    """Takes a row for train.py and test.py, until the file that it returns is closed; None where another has it."""
+    """Locks a row for train.py and test.py until the returned file is closed; None if another process has it."""
     each.folder.mkdir(parents=True, exist_ok=True)
     lock = open(each.folder / ".row", "w")
     try:
@@ -71,9 +71,9 @@ def hold(each: Experiment) -> IO | None:
         lock.close()
         return None
     except portalocker.LockException:
-        pass  # no file can be locked there, which hold_folder says
+        pass  # files can't be locked there; hold_folder warns about it
     try:
-        with experiment.hold_folder(each):  # no train.py called by hand is at work
+        with experiment.hold_folder(each):  # no train.py started by hand is at work
             return lock
     except experiment.InUse:
         lock.close()
@@ -81,7 +81,7 @@ def hold(each: Experiment) -> IO | None:
 
 
 class Running:
-    """A row at work: its train.py, then its test.py."""
+    """A running row: its train.py, then its test.py."""
 
     def __init__(self, job: Job, calls: list[str], place: Place, lock: IO):
         self.job, self.each, self.calls, self.place, self.lock = job, job.experiment, calls, place, lock
@@ -95,7 +95,7 @@ class Running:
         self.file = self.calls.pop(0)
         options = {}
         if os.name == "posix":
-            # In a session of its own the terminal's Ctrl-C does not reach it. It shares the lock, which so lasts as
+            # In its own session, the terminal's Ctrl-C does not reach it. It shares the lock, which therefore lasts as
             # long as it works, even if this process is killed.
             options = {"start_new_session": True, "pass_fds": [self.lock.fileno()]}
         with open(self.log, "ab") as log:
@@ -106,10 +106,10 @@ class Running:
             )  # fmt: skip
         if self.place.cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(self.process.pid, self.place.cores)
-        self.first = self.last = time.monotonic(), 0  # time and step between which the pace is counted
+        self.first = self.last = time.monotonic(), 0  # time and step between which the pace is measured
 
     def look(self) -> int | None:
-        """Looks at the script's step and memory; returns its exit code when it has ended."""
+        """Updates the script's step and memory; returns its exit code, or None while it runs."""
         step = last_step(self.each.folder)
         if step != self.last[1]:
             self.last = time.monotonic(), step
@@ -121,7 +121,7 @@ class Running:
         return self.process.poll()
 
     def status(self) -> str:
-        """A line: the step, its pace and the time left."""
+        """Returns a line with the step, the pace and the time left."""
         if self.file == "test.py":
             return f"{self.job.title:26} testing"
         (then, first), (now, step) = self.first, self.last
@@ -132,12 +132,12 @@ class Running:
         return text
 
     def failure(self, code: int) -> str:
-        """A line: which script ended with `code`, and the last that it said."""
+        """Returns a line with the script that failed, its exit code and its last line of output."""
         last = next((line for line in reversed(tail(self.log)) if line.strip()), "")
         return f"{self.file} ended with exit code {code}: {last} (see {self.log})"
 
     def close(self) -> None:
-        """Keeps how much memory the row took, and lets others have it."""
+        """Records the row's peak memory, and unlocks the row."""
         path = self.each.folder / "memory.json"
         peak = max(self.peak, read_json(path).get("peak_bytes", 0))
         with contextlib.suppress(OSError), atomic_write(path) as draft:
@@ -146,7 +146,7 @@ class Running:
 
 
 def last_step(folder: Path) -> int:
-    """The step of the last whole line of log.csv; 0 before there is one."""
+    """Returns the step of the last complete line of log.csv, or 0 if there is none yet."""
     try:
         return int(tail(folder / "log.csv")[-2].split(",")[0])
     except (ValueError, IndexError):
@@ -154,7 +154,7 @@ def last_step(folder: Path) -> int:
 
 
 def tail(path: Path) -> list[str]:
-    """The last lines of a file, the very last of which is empty or has not ended; none where there is no file."""
+    """Returns the last lines of a file, the very last one empty or incomplete; an empty list if there is no file."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
         return file.read().decode(errors="replace").split("\n")

@@ -1,7 +1,7 @@
-"""The tables and galleries of README.md, RESULTS.md and the models' pages: each a function of the measured rows.
+"""The tables and galleries of README.md, RESULTS.md and the models' pages, each a function of the measured rows.
 
-A row here is what metrics.json says of its seeds, of the same images and number of steps. Of several seeds a cell shows
-the median, and from the lowest to the highest; "-" is what was not measured.
+A row here is the metrics.json of each of its seeds, with the same images and number of steps. For several seeds, a cell
+shows the median and the range; "-" means not measured.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ MODELS = ["vae", "dcgan", "acgan", "infogan", "wgan"]
 FID = "FID (classifier)"
 METRICS = {FID: ".2f", "KID (classifier)": ".3f", "precision": ".3f", "recall": ".3f", "sharpness": ".3f",
            "FID (Inception)": ".2f"}  # fmt: skip
-# A model's own numbers in the tables of all rows: what they are called there, and their format.
+# The models' own numbers in the tables of all rows: their names there, and their formats.
 OWN = {
     "dev ELBO (nats)": ("dev ELBO (nats)", ".2f"),
     "test MSE": ("test MSE", ".5f"),
@@ -34,10 +34,10 @@ OWN = {
     "code is the digit read (share)": ("category is the digit", ".1%"),
     "Q tells real test images' digits (share)": ("Q's accuracy on real digits", ".1%"),
 }
-# The rows of the table and the figure of seeds, and what counts there.
+# The rows in the table and the figure of seeds, and the numbers that matter there.
 SEEDS = ["vae mnist_z3", "vae mnist_z10"]
 UNITS, ALIVE = "active units", "units alive in the encoder's dense layer"
-# A table each: its rows, and its columns with their formats.
+# One table each: its rows, and its columns with their formats.
 QUESTIONS = {
     "path": (
         ["vae mnist_z100", "dcgan mnist_padded", "dcgan mnist", "dcgan mnist_bias", "dcgan mnist_wide"],
@@ -55,15 +55,15 @@ QUESTIONS = {
          "last tenth: d_fake_after": ".3f"},
     ),
 }  # fmt: skip
-# In a gallery those that are there; compared.png, of all rows of a dataset, once.
+# A gallery shows those that exist; compared.png, which covers all rows of a dataset, once.
 PICTURES = ["samples", "dev_sheet", "decoded", "pairs", "categorical_1", "continuous_1", "continuous_2",
             "interpolation", "curves"]  # fmt: skip
 
-Row = list[dict]  # by seed, the contents of metrics.json, and its "folder"
+Row = list[dict]  # by seed, the contents of metrics.json and its "folder"
 
 
 def read(path: Path) -> dict | None:
-    """A metrics.json; None where it is not there, or damaged."""
+    """Returns the contents of a metrics.json; None if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         result = json.loads(path.read_text())
         if all(isinstance(result[key], kind) for key, kind in KINDS.items()):
@@ -72,12 +72,12 @@ def read(path: Path) -> dict | None:
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
-    """The rows of these metrics.json, in the order of the tables; one that is damaged is named and left out."""
+    """Returns the rows of these metrics.json, in the order of the tables; a damaged one is named and left out."""
     rows = {}
     for path in paths:
         result = read(path)
         if result is None:
-            say(f"left out: {path} is damaged, or of another version")
+            say(f"left out: {path} is damaged or from another version")
             continue
         key = result["model"], result["run"], result["dataset"], result["steps"]
         rows.setdefault(key, []).append(result | {"folder": path.parent})
@@ -87,7 +87,7 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
 
 
 def order(row: Row) -> tuple:
-    """By dataset, model and name, the numbers in it as numbers; then the most images and steps first."""
+    """Returns a sort key: dataset, model and name, with its numbers as numbers; then most images and steps first."""
     first = row[0]
     model, name = first["model"], first["run"]
     parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
@@ -96,39 +96,39 @@ def order(row: Row) -> tuple:
 
 
 def position(name: str, names: list[str]) -> int:
-    """Of a name that is not there: after all others."""
+    """Returns the index of `name` in `names`; a name that is not in them comes last."""
     return names.index(name) if name in names else len(names)
 
 
 def called(row: Row) -> str:
-    """The row's model and name."""
+    """Returns the row's model and name."""
     return f"{row[0]['model']} {row[0]['run']}"
 
 
 def chosen(rows: list[Row], names: list[str]) -> list[Row]:
-    """The rows of these names, in this order, each of the most images and steps there are."""
+    """Returns the rows with these names, in this order, each with the most images and steps there are."""
     found = {called(row): row for row in reversed(rows)}
     return [found[name] for name in names if name in found]
 
 
 def link(row: Row, here: Path) -> str:
-    """The row's name as a link to its folder, from the folder `here`."""
+    """Returns the row's name as a link to its folder, from the folder `here`."""
     return f"[{called(row)}]({relative(row[0]['folder'], here)})"
 
 
 def relative(path: Path, here: Path) -> str:
-    """The path as a link in a page in the folder `here`."""
+    """Returns the path as a link on a page in the folder `here`."""
     return Path(os.path.relpath(path, here)).as_posix()
 
 
 def numbers(row: Row, key: str) -> list[float]:
-    """Of each seed that has it."""
+    """Returns the number `key` of each seed that has it."""
     found = [(result["metrics"] | result["own"]).get(key) for result in row]
     return [value for value in found if value is not None]
 
 
 def spread(values: list[float], form: str) -> str:
-    """The median, and from the lowest to the highest where these differ."""
+    """Formats the median, and the range if the values differ."""
     if not values:
         return "-"
     lowest, middle, highest = (f"{value:{form}}" for value in (min(values), median(values), max(values)))
@@ -138,7 +138,7 @@ def spread(values: list[float], form: str) -> str:
 
 
 def cell(row: Row, key: str, form: str) -> str:
-    """Of the FID, the number of seeds too."""
+    """Formats the number `key`; for the FID, adds the number of seeds."""
     values = numbers(row, key)
     if key == FID and len(values) > 1:
         return f"{spread(values, form)}, {len(values)} seeds"
@@ -146,7 +146,7 @@ def cell(row: Row, key: str, form: str) -> str:
 
 
 def progress(row: Row) -> str:
-    """The steps done, and of how many where the training has not ended; which step was measured if not the last."""
+    """Describes the steps done, and of how many if training has not ended; which step was measured if not the last."""
     done, planned = row[0]["steps"], row[0]["steps_planned"]
     text = f"{done:,}"
     if done < planned:
@@ -158,13 +158,13 @@ def progress(row: Row) -> str:
 
 
 def own_numbers(row: Row) -> str:
-    """The model's own numbers that the row has, each named."""
+    """Lists the row's model-specific numbers, each with its name."""
     found = {name: spread(numbers(row, key), form) for key, (name, form) in OWN.items()}
     return ", ".join(f"{name} {text}" for name, text in found.items() if text != "-") or "-"
 
 
 def real_images(rows: list[Row]) -> dict[str, dict]:
-    """The metrics of the real dev images, by dataset."""
+    """Returns the metrics of the real dev images, by dataset."""
     found = {}
     for row in rows:
         for result in row:
@@ -174,13 +174,13 @@ def real_images(rows: list[Row]) -> dict[str, dict]:
 
 
 def table(columns: list[str], lines: list[list[str]], align: str = "---:") -> str:
-    """In Markdown; `align` is that of all columns but the first."""
+    """Returns a Markdown table; `align` applies to all columns but the first."""
     rule = ["---", *[align] * (len(columns) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [columns, rule, *lines])
 
 
 def results_table(rows: list[Row], here: Path) -> str:
-    """A line per row, and one for the real dev images of each dataset; without the metrics that no row has."""
+    """Returns a line per row, and one for the real dev images of each dataset, without metrics that no row has."""
     metrics = {key: form for key, form in METRICS.items() if any(numbers(row, key) for row in rows)}
     lines = []
     for row in rows:
@@ -195,13 +195,13 @@ def results_table(rows: list[Row], here: Path) -> str:
 
 
 def summary_table(rows: list[Row], here: Path) -> str:
-    """A short line per row."""
+    """Returns a short line per row."""
     lines = [[link(row, here), progress(row), cell(row, FID, METRICS[FID]), own_numbers(row)] for row in rows]
     return table(["experiment", "steps", FID, "model-specific metric"], lines)
 
 
 def reports_table(rows: list[Row], here: Path) -> str:
-    """A line per number that a report gives of a row."""
+    """Returns a line per number that a report gives for a row."""
     lines = []
     for row in rows:
         for source, figures in row[0]["beside the reports"].items():
@@ -214,7 +214,7 @@ def reports_table(rows: list[Row], here: Path) -> str:
 
 
 def seeds_table(rows: list[Row], here: Path) -> str:
-    """Of the smallest VAEs a line per seed, and one for each of the reports A and E."""
+    """Returns, for the smallest VAEs, a line per seed and one for each of the reports A and E."""
     lines = []
     for row in chosen(rows, SEEDS):
         for result in row:
@@ -237,20 +237,20 @@ def seeds_table(rows: list[Row], here: Path) -> str:
 
 
 def reported_end(row: Row, report: str, column: str) -> float | None:
-    """The last value of a report's curve, None without one."""
+    """Returns the last value of a report's curve, or None if there is no curve."""
     curve = row[0]["reported"].get(f"{report}, figure", {}).get(column, {})
     return list(curve.values())[-1] if curve else None
 
 
 def as_reported(value: float | str | None) -> str:
-    """A report's number, or its words."""
+    """Formats a report's number, or returns its words."""
     if value is None:
         return "-"
     return value if isinstance(value, str) else f"{value:.6g}"
 
 
 def question_table(rows: list[Row], here: Path, names: list[str], columns: dict[str, str]) -> str:
-    """A line per row of those `names`, and the columns of a question."""
+    """Returns a line per row in `names`, with the columns of a question."""
     lines = []
     for row in chosen(rows, names):
         lines.append([link(row, here), progress(row), *(cell(row, key, form) for key, form in columns.items())])
@@ -258,7 +258,7 @@ def question_table(rows: list[Row], here: Path, names: list[str], columns: dict[
 
 
 def gallery(rows: list[Row], here: Path) -> str:
-    """A line per row, of the pictures of its first seed."""
+    """Returns a line per row, with the pictures of its first seed."""
     lines, compared = [], {}
     for row in rows:
         folder = row[0]["folder"]
@@ -275,14 +275,14 @@ def gallery(rows: list[Row], here: Path) -> str:
 
 
 def picture(path: Path, here: Path) -> str:
-    """An HTML image."""
+    """Returns an HTML image."""
     width = 250 if path.stem == "samples" else 400
     return f'<img src="{relative(path, here)}" alt="{path.stem}" title="{path.stem}" width="{width}">'
 
 
 TABLES = {
     "results": results_table,
-    "model": results_table,  # in a model's page, which shows that model alone
+    "model": results_table,  # on a model's page, which shows only that model
     "summary": summary_table,
     "reports": reports_table,
     "seeds": seeds_table,
@@ -291,7 +291,7 @@ TABLES = {
 
 
 def write(name: str, rows: list[Row], here: Path) -> str:
-    """The table called `name`, of TABLES or QUESTIONS, for a file in the folder `here`."""
+    """Returns the table `name`, of TABLES or QUESTIONS, for a file in the folder `here`."""
     if name in QUESTIONS:
         return question_table(rows, here, *QUESTIONS[name])
     return TABLES[name](rows, here)

@@ -1,4 +1,4 @@
-"""Trains an experiment's model: `train` is all of a train.py's main part."""
+"""Trains an experiment's model; a train.py's main part only calls `train`."""
 
 import contextlib
 import functools
@@ -16,15 +16,15 @@ from common.datasets import Dataset
 from common.experiment import Experiment
 from common.files import UserError, one_line_errors, say
 
-# As the scripts want it, whatever the user's keras.json says.
+# As the scripts require, whatever the user's keras.json says.
 keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")
 tf.get_logger().setLevel("ERROR")
-# It makes one AddN of a metric's sum of sums, which adds in the order in which memory comes free: the log's last bits
-# would differ from run to run.
+# This optimization merges a metric's sum of sums into one AddN, which adds in the order in which memory becomes free:
+# the log's last bits would differ from run to run.
 tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
-# Keras means to remember which attributes of an optimizer it does not save, but looks under another name than it keeps
-# them. So each checkpoint made a new optimizer to look at, and TensorFlow keeps its variables' names: 140 kB for two.
+# Keras tries to cache which attributes of an optimizer it does not save, but looks them up under another name. So each
+# checkpoint created a new optimizer to inspect, and TensorFlow keeps its variables' names: 140 kB for two.
 with contextlib.suppress(ImportError, AttributeError):
     from keras.src.saving import saving_lib
 
@@ -32,14 +32,14 @@ with contextlib.suppress(ImportError, AttributeError):
 
 
 def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None:
-    """Trains the row that the command line names, or goes on with it, and leaves the results in its folder.
+    """Trains or resumes the row that the command line names, and leaves the results in its folder.
 
     Args:
-        runs: the rows; of each, "model" goes to `build`.
-        build: `build(image_shape, seed=..., **row["model"])` gives a compiled model; its `networks()` are saved by
+        runs: the rows by name; the "model" of each is passed to `build`.
+        build: `build(image_shape, seed=..., **row["model"])` returns a compiled model; its `networks()` are saved by
             name.
         generate: `generate(network, count, seed)` draws uint8 images (count, H, W, C) from the first of `networks()`.
-        curves: the panels of curves.png, the columns of log.csv by the label of their axis.
+        curves: the panels of curves.png: columns of log.csv by axis label.
     """
     with one_line_errors(), devices.lost_workers(), contextlib.ExitStack() as held:
         chosen = experiment.select(runs, build)
@@ -48,10 +48,10 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         if chosen.row["batch_size"] % strategy.num_replicas_in_sync:
             raise UserError(
                 f"{strategy.num_replicas_in_sync} devices can't share a batch of {chosen.row['batch_size']} equally: "
-                "choose some with CUDA_VISIBLE_DEVICES, or another TF_CONFIG"
+                "choose fewer with CUDA_VISIBLE_DEVICES, or change TF_CONFIG"
             )
         images = datasets.load(chosen.row["dataset"])
-        if not worker:  # of several workers the chief alone writes
+        if not worker:  # of several workers, only the chief writes
             held.enter_context(experiment.hold_folder(chosen))
         state = checkpoint.begin(chosen, images.identity)
         describe(chosen, images)
@@ -67,7 +67,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
                 say(f"  going on from step {state.step:,}")
             signal = fit(chosen, state, model, images, generate)
         else:
-            say(f"  trained already, {chosen.steps:,} steps; to train anew, delete {chosen.folder}")
+            say(f"  trained already, {chosen.steps:,} steps; to train again, delete {chosen.folder}")
             if not state.best and not worker:
                 checkpoint.save_networks(model, chosen.folder)  # as this version writes them
         if not worker:
@@ -80,7 +80,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
 
 
 def draw_training(chosen: Experiment, curves: dict) -> list[dict]:
-    """Draws the figures of the training from what it has left; returns its log."""
+    """Draws the figures of the training from the files that it left; returns its log."""
     log = checkpoint.read_log(chosen.folder)
     if not log:
         say(f"*** {chosen.folder / 'log.csv'} is gone: no curves are drawn")
@@ -90,12 +90,12 @@ def draw_training(chosen: Experiment, curves: dict) -> list[dict]:
 
 
 def describe(chosen: Experiment, images: Dataset) -> None:
-    """Says what runs, on which data and device, and where it goes."""
+    """Prints what runs, on which data and device, and where the results go."""
     row = chosen.row
     counts = ", ".join(f"{len(part.images):,} {name}" for name, part in images.splits().items())
     shape = "x".join(map(str, images.train.images.shape[1:]))
-    say(f"{chosen.title}: {chosen.steps:,} steps of batch {experiment.batch(row)}, seed {chosen.seed}")
-    say(f"  data    {images.source} of {images.origin}: {counts} images of {shape}")
+    say(f"{chosen.title}: {chosen.steps:,} steps, batch size {experiment.batch(row)}, seed {chosen.seed}")
+    say(f"  data    {images.source} from {images.origin}: {counts} images of {shape}")
     say(f"  device  {devices.name()}")
     say(f"  folder  {chosen.folder}")
     if not devices.GPUS and Path("/dev/nvidia0").exists():
@@ -103,10 +103,10 @@ def describe(chosen: Experiment, images: Dataset) -> None:
 
 
 def share(chosen: Experiment, state: State, strategy: tf.distribute.Strategy) -> None:
-    """Says how many devices share a batch.
+    """Prints how many devices share a batch.
 
     Raises:
-        UserError: another worker is to do something else.
+        UserError: Another worker has another run, dataset or state.
     """
     worker, workers = devices.worker(strategy)
     which = f" of {workers} workers; this is worker {worker}" if workers > 1 else ""
@@ -114,12 +114,12 @@ def share(chosen: Experiment, state: State, strategy: tf.distribute.Strategy) ->
     if workers > 1 and not devices.agree(strategy, chosen.title, chosen.seed, chosen.steps, state):
         raise UserError(
             f"another worker has another run, SEED, STEPS or dataset than this one, or finds another state than "
-            f"step {state.step:,} in its RUNS_DIR: all need the same, and one folder"
+            f"step {state.step:,} in its RUNS_DIR: give all workers the same settings and one shared RUNS_DIR"
         )
 
 
 def batches(chosen: Experiment, images: Dataset, start: int) -> tf.data.Dataset:
-    """The experiment's batches from step `start` on."""
+    """Returns the experiment's batches from step `start` on."""
     row = chosen.row
     labels = images.train.targets(row["labels"], images.names) if "labels" in row else None
     size = row["batch_size"] * row["model"].get("batches_per_step", 1)
@@ -131,14 +131,14 @@ def fit(chosen: Experiment, state: State, model: keras.Model, images: Dataset, g
     strategy = model.distribute_strategy
     step, stop = callbacks.Step(state.step, chosen.steps), callbacks.Stop()
     progress = callbacks.Bar(step) if sys.stdout.isatty() else callbacks.Lines(step)
-    # Stop takes "asked" out of the logs before they are written.
+    # Stop removes "asked" from the logs before they are written.
     parts = [step, stop, callbacks.DevLoss(step, images.dev.images), callbacks.Finite(step), progress]
     if not devices.worker(strategy)[0]:
         checkpoint.cut_back(chosen.folder, state.step)
         parts += [callbacks.Log(step, chosen.folder), callbacks.TensorBoard(step, chosen.folder)]
         parts += [callbacks.Samples(step, chosen, generate), callbacks.Checkpoint(step, chosen, state)]
     devices.join(model, strategy, stop.asked)
-    # (Steps done on several devices may be no multiple of ten.)
+    # (After training on several devices, the step may not be a multiple of ten.)
     devices.tune(model, images.train.images.shape[1:], math.gcd(step.interval, state.step), strategy)
     try:
         model.fit(devices.shares(batches(chosen, images, state.step), strategy), callbacks=parts, verbose=0)

@@ -1,4 +1,4 @@
-"""What train.py and test.py answer before they import TensorFlow, which takes seconds: --help, and most mistakes."""
+"""Handles --help and most mistakes in train.py and test.py before they import TensorFlow, which takes seconds."""
 
 import ast
 import difflib
@@ -11,19 +11,19 @@ from common.files import ROOT, one_line_errors, say
 
 HELP = {"-h", "--help"}
 VARIABLES = {
-    "DATA_DIR": "the folder of mnist.npz, cifar10.npz and celeba/; by default data/, else what can be downloaded",
-    "RUNS_DIR": "the folder of the results, by default runs/",
-    "SEED": "another seed than 0, in a folder of its own",
-    "STEPS": "another number of steps, in a folder of its own",
-    "JOBS": "of ./run_all.sh: how many rows run at once",
+    "DATA_DIR": "folder of mnist.npz, cifar10.npz and celeba/ (default: data/); all but celeba/ can be downloaded",
+    "RUNS_DIR": "folder of the results (default: runs/)",
+    "SEED": "random seed (default: 0); other seeds get their own folders",
+    "STEPS": "number of training steps; a non-default number gets its own folder",
+    "JOBS": "for ./run_all.sh: how many rows run at once",
 }
 
 
 def check_command_line() -> None:
-    """Looks at the command line of one of this folder's scripts; ends the process where there is nothing to run.
+    """Checks the command line of one of this repository's scripts; ends the process if there is nothing to run.
 
     Raises:
-        SystemExit: after --help with 0, after a mistake with 2.
+        SystemExit: With 0 after --help, with 2 after a mistake.
     """
     script = Path(*sys.argv[:1])
     if script.name not in ("train.py", "test.py") or script.resolve().parent.parent != ROOT:
@@ -42,20 +42,20 @@ def check_command_line() -> None:
 
 
 def read_runs(path: Path) -> dict | None:
-    """RUNS of a train.py, without importing it; None where it is more than one literal."""
+    """Returns RUNS of a train.py, without importing it; None if it is not a single literal."""
     tree = ast.parse(path.read_bytes(), path)
     named = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "RUNS"]
     literals = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0] in named]
-    if len(literals) != 1 or len(named) != 2:  # it, and what `train` is given
+    if len(literals) != 1 or len(named) != 2:  # its definition, and the argument of `train`
         return None
     try:
         return eval(compile(ast.Expression(literals[0]), path, "eval"), {"__builtins__": {"dict": dict}})
-    except Exception:  # of a name that the file gives a value
+    except Exception:  # it refers to other names in the file
         return None
 
 
 def help_text(script: Path, runs: dict | None) -> str:
-    """What --help prints."""
+    """Returns what --help prints."""
     title = ast.get_docstring(ast.parse(script.read_bytes(), script)) or ""
     lines = [f"usage: python {script} [experiment]", "", title, ""]
     if runs:
@@ -66,20 +66,20 @@ def help_text(script: Path, runs: dict | None) -> str:
 
 
 def describe_row(row: dict) -> str:
-    """A row in a line: its images, its steps, and the reports that have it."""
+    """Describes a row in a line: its images, its steps and the reports that it is from."""
     sources = sorted({source.split(",")[0] for source in row.get("reported", {})})
     named = [f"report {source}" if len(source) == 1 else source for source in sources]
     source = f"from {' and '.join(named)}" if named else "ours"
-    return f"{row['dataset']:13}{row['steps']:>8,} steps of batch {experiment.batch(row):<8}{source}"
+    return f"{row['dataset']:13}{row['steps']:>8,} steps, batch size {experiment.batch(row):<8}{source}"
 
 
 def variables() -> str:
-    """The environment variables, a line each."""
+    """Lists the environment variables, one per line."""
     return "\n".join(["environment variables:", *(f"  {name:22}{what}" for name, what in VARIABLES.items())])
 
 
 def warn_of_variables() -> None:
-    """Names what is set and looks like one of VARIABLES, but is none."""
+    """Warns about environment variables that look like one of VARIABLES, but are not."""
     for name in os.environ:
         if name not in VARIABLES and (near := difflib.get_close_matches(name.upper(), VARIABLES, 1, 0.85)):
             say(f"*** ignoring the environment variable {name}; did you mean {near[0]}?")

@@ -1,10 +1,10 @@
-"""Measures a DCGAN that train.py left, and draws its figures."""
+"""Measures a DCGAN trained by train.py and draws its figures."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
-from common import datasets, evaluation  # before TensorFlow, whose messages it keeps quiet
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # use this checkout's common/, not an installed one
+from common import datasets, evaluation  # before TensorFlow, to silence its messages
 
 # isort: split
 import keras
@@ -16,23 +16,24 @@ from dcgan.train import CURVES, RUNS, build, generate, sample_noise, to_uint8
 
 
 def report(experiment, networks, images):
-    """The latent grids; whether the game came to its equilibrium, where D can tell nothing."""
+    """Draws the latent grids; measures how far D is from the equilibrium, where it can't tell real from generated."""
     generator, count = networks["generator"], min(9_600, len(images.train.images))
     own = latent_space(
         experiment, images, lambda noise: to_uint8(generator, noise), lambda *args: sample_noise(generator, *args)
     )
     drawn = generate(generator, count + len(images.test.images), experiment.seed + 1)
     fresh = build(drawn.shape[1:], **experiment.row["model"], seed=experiment.seed + 1).discriminator
-    reals = images.train.images[:: len(images.train.images) // count][:count]  # MNIST orders them by writer
+    reals = images.train.images[:: len(images.train.images) // count][:count]  # spread out: MNIST is ordered by writer
     rate = experiment.row["model"]["learning_rate"]
     accuracy = told_apart(fresh, (reals, drawn[:count]), (images.test.images, drawn[count:]), rate)
     return own | last_outputs(read_log(experiment.folder)) | {"fresh discriminator: told right (share)": accuracy}
 
 
 def last_outputs(log):
-    """D's mean output over the last tenth of the training: one half each at the equilibrium (Goodfellow et al. 2014).
+    """Returns D's mean outputs over the last tenth of training: each 1/2 at equilibrium (Goodfellow et al. 2014).
 
-    Of real images, of generated ones before D's update of the step and after it.
+    The outputs are on real images, and on generated images before and after D's update in the step; None if the log is
+    empty.
     """
     last = [row for row in log if int(row["step"]) > 0.9 * int(log[-1]["step"])]
     return {f"last tenth: {name}": float(np.mean([float(row[name]) for row in last])) if last else None for name in
@@ -40,13 +41,13 @@ def last_outputs(log):
 
 
 def told_apart(discriminator, training, others, learning_rate):
-    """Trains a discriminator against a generator that stands still, for a pass in batches of 64.
+    """Trains a discriminator against a fixed generator for one epoch, in batches of 64.
 
     Args:
-        training, others: pairs of real and of generated images, uint8 (n, H, W, C).
+        training, others: pairs of real and generated images, uint8 (n, H, W, C).
 
     Returns:
-        The share of `others` that it tells right, a mean over both kinds: 0.5 if it can't.
+        Its accuracy on `others`, averaged over real and generated images: 0.5 if it can't tell them apart.
     """
     scaled = keras.Sequential([keras.layers.Rescaling(1 / 127.5, -1.0), discriminator])
     loss = keras.losses.BinaryCrossentropy(from_logits=True)

@@ -1,8 +1,7 @@
 """DCGAN: deep convolutional generative adversarial network (Radford et al. 2016, arXiv:1511.06434).
 
-A generator G turns noise into images; a discriminator D learns to tell them from real ones,
-and G learns to be taken for real (Goodfellow et al. 2014, arXiv:1406.2661, Algorithm 1, with the
-non-saturating generator loss of its section 3):
+A generator G turns noise into images; a discriminator D learns to tell them from real ones, and G learns to fool D
+(Goodfellow et al. 2014, arXiv:1406.2661, Algorithm 1, with the non-saturating generator loss of its section 3):
 
     L_D = -E_x[log D(x)] - E_z[log(1 - D(G(z)))]        L_G = -E_z[log D(G(z))]
 """
@@ -14,25 +13,25 @@ if __name__ == "__main__":
     import sys
     from pathlib import Path
 
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
-    from common.training import train  # before TensorFlow, whose messages it keeps quiet
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # use this checkout's common/, not an installed one
+    from common.training import train  # before TensorFlow, to silence its messages
 
 import keras
 import tensorflow as tf
 from keras import layers
 
-# One row per experiment, the first is the default. A step is one update of D. `network`: that of the report of this
-# name. `reported`: by source, the figures of the reports under the names of our measures. Of celeba_z128 (B) the
-# initial weights and Adam's beta_1 are ours.
+# One row per experiment; the first is the default. A step is one update of D. `network`: the report whose networks are
+# used. `reported`: the reports' numbers by source, under our names for the same measures. celeba_z128 (B) has the
+# DCGAN paper's initial weights and beta_1.
 RUNS = {
-    "mnist_padded": dict(  # ours: as the next, of digits without the pattern of their interpolation, by which D wins
+    "mnist_padded": dict(  # ours: like `mnist`, but the digits lack the interpolation pattern that lets D win
         dataset="mnist_padded", batch_size=64, steps=25_000,
         model=dict(
             network="A", latent_dim=100, width=16, bias=False, noise="normal", g_updates=1, learning_rate=2e-4,
         ),
         reported={},
     ),
-    "mnist": dict(  # as A describes it; what A ran is mnist_wide
+    "mnist": dict(  # as A describes it; A actually ran mnist_wide
         dataset="mnist", batch_size=64, steps=25_000,
         model=dict(
             network="A", latent_dim=100, width=16, bias=False, noise="normal", g_updates=1, learning_rate=2e-4,
@@ -44,7 +43,7 @@ RUNS = {
         model=dict(network="A", latent_dim=100, width=16, bias=True, noise="normal", g_updates=1, learning_rate=2e-4),
         reported={"E, text": {"FID (Inception, 3,000 training images)": 74.63}},
     ),
-    "mnist_wide": dict(  # as A ran it: its code swaps the two sizes
+    "mnist_wide": dict(  # as A ran it: its code swaps latent_dim and width
         dataset="mnist", batch_size=64, steps=25_000,
         model=dict(network="A", latent_dim=16, width=100, bias=False, noise="normal", g_updates=1, learning_rate=2e-4),
         reported={"A, text": {"FID (Inception, 3,000 training images)": 57.070}},
@@ -66,7 +65,7 @@ RUNS = {
     ),
 }  # fmt: skip
 
-# The figure of the training curves: a panel per unit, the columns of log.csv in it.
+# The panels of curves.png, one per unit, and the columns of log.csv in each.
 CURVES = {
     "loss (nats)": ["d_loss", "g_loss"],
     "D's loss (nats)": ["d_loss_real", "d_loss_fake"],
@@ -77,22 +76,22 @@ normal = keras.initializers.RandomNormal
 
 
 def batch_norm(**options):
-    """Batch norm with the momentum and epsilon of all reports."""
+    """Returns a batch norm layer with the momentum and epsilon of all reports."""
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **options)
 
 
 def up(channels, bias, padding="same"):
-    """Of G: doubles the sides; with "valid" makes 4x4 of 1x1."""
+    """Returns a layer for G that doubles height and width or, with "valid" padding, turns 1x1 into 4x4."""
     return layers.Conv2DTranspose(channels, 4, 2, padding, use_bias=bias, kernel_initializer=normal(stddev=0.02))
 
 
 def down(channels, strides=2, padding="same"):
-    """Of A's, B's and E's D."""
+    """Returns a layer for D in A's, B's and E's networks."""
     return layers.Conv2D(channels, 4, strides, padding, use_bias=False, kernel_initializer=normal(stddev=0.02))
 
 
 def networks_a(noise, images, width, bias):
-    """A's and E's, of 32x32 images. D's width is 16."""
+    """Builds A's and E's networks for 32x32 images. D's width is always 16."""
     x = layers.Reshape([1, 1, noise.shape[-1]])(noise)
     for channels, padding in ((4 * width, "valid"), (2 * width, "same"), (width, "same")):  # 4x4, 8x8, 16x16
         x = layers.ReLU()(batch_norm(gamma_initializer=normal(1.0, 0.02))(up(channels, bias, padding)(x)))
@@ -104,7 +103,7 @@ def networks_a(noise, images, width, bias):
 
 
 def networks_b(noise, images, width, bias):
-    """B's, of 64x64 images. Of D's last kernel only the inner 2x2 meets the image."""
+    """Builds B's networks for 64x64 images. Of D's last kernel, only the inner 2x2 sees more than padding."""
     x = layers.Reshape([1, 1, noise.shape[-1]])(noise)
     for i in (3, 2, 1, 0):  # 4x4, 8x8, 16x16, 32x32
         x = up(width * 2**i, bias, "valid" if i == 3 else "same")(x)
@@ -119,7 +118,7 @@ def networks_b(noise, images, width, bias):
 
 
 def networks_c(noise, images, width, bias):
-    """C's, of 64x64 images, which its D has in [0, 1]."""
+    """Builds C's networks for 64x64 images, which its D scales to [0, 1]."""
     x = layers.Dense(4 * 4 * 8 * width, use_bias=bias, kernel_initializer=normal(stddev=0.02))(noise)
     x = layers.Reshape([4, 4, 8 * width])(x)
     for channels in (4 * width, 2 * width, width, images.shape[-1]):  # 8x8, 16x16, 32x32, 64x64
@@ -133,22 +132,27 @@ def networks_c(noise, images, width, bias):
 
 
 def build_networks(image_shape, network, latent_dim, width, bias, noise):
-    """G, from noise (batch, latent_dim) to images (batch, *image_shape) in [-1, 1], and D, to the logit (batch, 1)."""
-    name = {"normal": "noise", "uniform": "uniform_noise"}[noise]  # which `sample_noise` reads
+    """Builds G and D.
+
+    Returns:
+        G, from noise (batch, latent_dim) to images (batch, *image_shape) in [-1, 1], and D, from images to the logit
+        (batch, 1) of being real.
+    """
+    name = {"normal": "noise", "uniform": "uniform_noise"}[noise]  # read by `sample_noise`
     noise, images = keras.Input([latent_dim], name=name), keras.Input(image_shape, name="images")
     x, y = {"A": networks_a, "B": networks_b, "C": networks_c}[network](noise, images, width, bias)
-    # Both outputs are float32 also in mixed precision.
+    # All outputs are float32, even in mixed precision.
     generator = keras.Model(noise, layers.Activation("tanh", dtype="float32")(x), name="generator")
     return generator, keras.Model(images, layers.Activation("linear", dtype="float32")(y), name="discriminator")
 
 
 def bce(label, logits):
-    """Mean cross-entropy in nats of `logits` against one label, 0 or 1."""
+    """Returns the mean binary cross-entropy of `logits` in nats; all have the same `label`, 0 or 1."""
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), label), logits))
 
 
 class DCGAN(keras.Model):
-    """The generator and the discriminator, with an Adam each."""
+    """The generator and the discriminator, each with its own Adam."""
 
     def __init__(self, generator, discriminator, g_updates, learning_rate, seed):
         super().__init__()
@@ -166,18 +170,19 @@ class DCGAN(keras.Model):
         return self.means
 
     def networks(self):
-        """What is saved, by name; `generate` draws from the first."""
+        """Returns the networks to save, by name; `generate` uses the first."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
     def step_seed(self):
-        """Stateless seed, int32 (2,), of this step's noise: a function of seed, step and replica."""
+        """Returns the stateless seed, int32 (2,), of this step's noise: a function of seed, step and replica."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return tf.random.experimental.stateless_fold_in([self.seed, self.d_optimizer.iterations.value], replica)
 
     def train_step(self, images):
-        """One update of D, then one of G on the same fakes, or several, each on new ones.
+        """Updates D once, then G once on the same fakes, or several times, each on new ones.
 
-        `images`: uint8 (batch, H, W, C). Logged are the last update's g_loss and D's output after its own update.
+        `images`: uint8 (batch, H, W, C). The logged g_loss is from G's last update; d_fake_after is D's output after
+        its own update.
         """
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
         count = tf.shape(reals)[0]
@@ -212,7 +217,7 @@ class DCGAN(keras.Model):
 
 
 def sample_noise(generator, count, seed):
-    """Noise (count, latent_dim) that is a function of `seed`: of U(-1, 1) or N(0, 1), as `generator` takes it."""
+    """Returns noise (count, latent_dim) from U(-1, 1) or N(0, 1), as `generator` expects; a function of `seed`."""
     noise = generator.inputs[0]
     shape = [count, noise.shape[-1]]
     if noise.name == "uniform_noise":
@@ -221,14 +226,15 @@ def sample_noise(generator, count, seed):
 
 
 def build(image_shape, *, network, latent_dim, width, bias, noise, g_updates, learning_rate, seed=0):
-    """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape`.
+    """Returns a compiled model for `fit` on uint8 images (batch, *image_shape).
 
     Args:
-        image_shape: 32x32 for network "A", 64x64 for "B" and "C".
-        width: channels of G's last hidden layer; each one further in has twice as many. So has D of "B" and "C".
-        bias: whether G's convolutions have one, and its dense layer.
+        image_shape: (height, width, channels), 32x32 for network "A", 64x64 for "B" and "C".
+        width: channels of G's last and, in "B" and "C", of D's first hidden layer, doubling with each layer away from
+            the image.
+        bias: whether G's convolutions and dense layer have a bias.
         noise: "normal" for N(0, 1), "uniform" for U(-1, 1).
-        g_updates: updates of G after each of D.
+        g_updates: updates of G after each update of D.
     """
     keras.utils.set_random_seed(seed)
     generator, discriminator = build_networks(image_shape, network, latent_dim, width, bias, noise)
@@ -238,12 +244,12 @@ def build(image_shape, *, network, latent_dim, width, bias, noise, g_updates, le
 
 
 def generate(generator, count, seed):
-    """Images uint8 (count, H, W, C) of `generator`, from noise that is a function of `seed`."""
+    """Returns uint8 images (count, H, W, C) from `generator`; the noise is a function of `seed`."""
     return to_uint8(generator, sample_noise(generator, count, [seed, -2]))
 
 
 def to_uint8(generator, noise):
-    """Images uint8 (n, H, W, C) of noise (n, latent_dim), in inference mode."""
+    """Returns uint8 images (n, H, W, C) for noise (n, latent_dim), in inference mode."""
     parts = [generator(noise[i : i + 500], training=False) for i in range(0, len(noise), 500)]
     return tf.cast(tf.round((tf.concat(parts, 0) + 1.0) * 127.5), tf.uint8).numpy()
 

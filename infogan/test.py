@@ -1,10 +1,10 @@
-"""Measures an InfoGAN that train.py left, and draws its figures."""
+"""Measures an InfoGAN trained by train.py and draws its figures."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
-from common import classifier, evaluation, plots  # before TensorFlow, whose messages it keeps quiet
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # use this checkout's common/, not an installed one
+from common import classifier, evaluation, plots  # before TensorFlow, to silence its messages
 
 # isort: split
 import numpy as np
@@ -18,7 +18,7 @@ CATEGORIES = np.eye(VALUES)  # one-hot
 
 
 def report(experiment, networks, images):
-    """A grid for each code; its bound of the mutual information, and what of the picture it changes."""
+    """Draws a grid for each code; measures its bound on the mutual information and what it changes in the image."""
     generator, discriminator = networks["generator"], networks["discriminator"]
     own, labels = bounds(generator, discriminator, experiment.seed), None
     if experiment.row["dataset"] != "celeba":
@@ -37,7 +37,7 @@ def report(experiment, networks, images):
 
 
 def bounds(generator, discriminator, seed, count=2_000):
-    """L_I of each code in nats, of `count` images that are a function of `seed`; networks in inference mode."""
+    """Returns L_I of each code in nats over `count` images, a function of `seed`; networks in inference mode."""
     noise, *codes = sample_inputs(generator, count, [seed, -4])
     pictures = to_uint8(generator, [noise, *codes])
     found = {}
@@ -48,15 +48,15 @@ def bounds(generator, discriminator, seed, count=2_000):
 
 
 def read_codes(discriminator, images):
-    """Q(c|x) of uint8 images (n, H, W, C), as `information` takes it; in inference mode."""
+    """Returns Q(c|x) for uint8 images (n, H, W, C) as `information` expects it, in inference mode."""
     return discriminator.predict(images / np.float32(127.5) - 1, batch_size=500, verbose=0)[1:]
 
 
 def digit_numbers(generator, discriminator, images, seed, count=10_000):
-    """How well the code of ten values is the digit, and what of a digit's shape the continuous ones are.
+    """Measures how well the categorical code matches the digit, and the continuous codes its shape.
 
-    The digit of a generated image is what the classifier reads, that of a real one its label. Of the real test images
-    Q tells the code, and the digit of a code is matched on the dev images: the paper's 5 % error (section 7.2).
+    A generated image's digit is what the classifier reads, a real image's digit is its label. Q classifies the real
+    test images, with its codes matched to digits on the dev images: the paper's 5% error (section 7.2).
     """
     inputs = sample_inputs(generator, count, [seed, -5])
     pictures = to_uint8(generator, inputs)
@@ -87,13 +87,13 @@ def digit_numbers(generator, discriminator, images, seed, count=10_000):
 
 
 def match(codes, digits):
-    """The digits (10,) of the codes, one to one, so that `digits` (n,) of `codes` (n,) are right most often."""
+    """Returns each code's digit, (10,): the one-to-one matching with which `codes` (n,) best predict `digits` (n,)."""
     counts = confusion_matrix(codes, digits, labels=range(VALUES))
     return linear_sum_assignment(counts, maximize=True)[1]
 
 
 def correlation(values, shape, digits):
-    """Pearson's r of `values` (n,) and `shape` (n,), each less its mean over the images of the same digit."""
+    """Returns Pearson's r of `values` (n,) and `shape` (n,), each minus its mean over the images of the same digit."""
     centred = np.stack([values, shape]).astype(float)
     for digit in np.unique(digits):
         centred[:, digits == digit] -= centred[:, digits == digit].mean(1, keepdims=True)
@@ -101,7 +101,7 @@ def correlation(values, shape, digits):
 
 
 def slant(images):
-    """How far a digit leans to the right, the tangent of the angle: the shear that its second moments show."""
+    """Returns how far each digit leans to the right, (n,), as the tangent of the angle, from its second moments."""
     ink = images[..., 0] / (images.sum((1, 2, 3))[:, None, None] + 1e-9)
     y, x = np.mgrid[: images.shape[1], : images.shape[2]]
     dy = (ink * y).sum((1, 2))[:, None, None] - y  # upwards
@@ -110,22 +110,22 @@ def slant(images):
 
 
 def stroke_width(images):
-    """Of a digit's strokes, in pixels: twice their area over their outline's length, the total variation."""
+    """Returns each digit's stroke width in pixels, (n,): twice its area over its outline's length (total variation)."""
     ink = images[..., 0] / 255.0
     across, down = ink[:, :-1, 1:] - ink[:, :-1, :-1], ink[:, 1:, :-1] - ink[:, :-1, :-1]
     return 2 * ink.sum((1, 2)) / (np.hypot(across, down).sum((1, 2)) + 1e-9)
 
 
 def attribute_numbers(generator, read, names, seed, count=200):
-    """Of each code the attribute that changes most as it goes through its values, all else the same.
+    """Finds the attribute that changes most over each code's values, with everything else fixed.
 
-    A change is the share of `count` images of which an attribute is read, at the value where it is largest less that
-    where it is smallest; chance, the largest change of any attribute when each image's values are shuffled, the 95 %
-    quantile of 100 shuffles. (Images that lose an attribute and as many that gain it are no change.) The values of
-    continuous codes are ten from -1 to 1.
+    An attribute's change is the largest minus the smallest share, over the values, of `count` images that have it
+    according to `read`. (Images that lose it and as many that gain it cancel out.) The change by chance is the largest
+    of any attribute if each image's values are shuffled: the 95% quantile of 100 shuffles. Continuous codes take ten
+    values from -1 to 1.
 
     Args:
-        read: uint8 images (n, H, W, C) to attributes (n, k), 0 or 1, of `names`.
+        read: a function from uint8 images (n, H, W, C) to attributes (n, k), 0 or 1, named by `names`.
     """
     rng, found = np.random.default_rng(seed), {}
     inputs = sample_inputs(generator, count, [seed, -6])
@@ -145,18 +145,18 @@ def attribute_numbers(generator, read, names, seed, count=200):
 
 
 def largest_less_smallest(seen):
-    """Over the values, of the shares (k,) of images that have an attribute; `seen` is (values, images, k)."""
+    """Returns the range, over the values, of each attribute's share of images, (k,); `seen` is (values, images, k)."""
     shares = seen.mean(1)
     return shares.max(0) - shares.min(0)
 
 
 def each_code(generator):
-    """Of every code the name of its input, "categorical" or "continuous", and its index there."""
+    """Returns, for each code, the name of its input, "categorical" or "continuous", and its index there."""
     return [(tensor.name, i) for tensor in generator.inputs[1:] for i in range(tensor.shape[1])]
 
 
 def sweep(generator, inputs, name, i, values):
-    """`inputs` once per value, with code `i` of the input `name` set to it."""
+    """Yields `inputs` once per value, with code `i` of the input `name` set to that value."""
     at = [tensor.name for tensor in generator.inputs].index(name)
     for value in values:
         changed = inputs[at].numpy().copy()
@@ -165,22 +165,22 @@ def sweep(generator, inputs, name, i, values):
 
 
 def draw_grid(experiment, generator, name, i, labels):
-    """<name>_<i + 1>.png: a column per value of the code; a row per noise vector, with other codes of its own.
+    """Draws <name>_<i + 1>.png, with a column per value of the code and a row per noise vector and its other codes.
 
-    With `labels` of the ten categories (None without) a continuous code's rows are one of each.
+    `labels` are those of the ten categories, or None. If given, a continuous code has a row per category.
     """
-    count = 10 if labels or generator.input_shape[1][1] == 5 else 4  # C's numbers of rows
+    count = 10 if labels or generator.input_shape[1][1] == 5 else 4  # as many rows as in C
     inputs = sample_inputs(generator, count, [experiment.seed, -3])
     rows = [f"noise {row + 1}" for row in range(len(inputs[0]))]
     categories = labels or [str(value) for value in range(VALUES)]
     title = f"{experiment.title}: {name} code {i + 1}, a column per value"
     if labels and name == "continuous":
-        title += "; a row, and a noise vector, per category"
+        title += "; a row and a noise vector per category"
     if labels:
-        title += "\n(category: the digit matched to it, how often it is that)"
+        title += "\n(category: the digit matched to it, how often it is read)"
     values, columns = CATEGORIES, categories
     if name == "continuous":
-        values = np.linspace(-2, 2, 9)  # the paper's; from -1 to 1 they were trained
+        values = np.linspace(-2, 2, 9)  # the paper's range; in training it is -1 to 1
         columns = [f"{value:g}" for value in values]
         if labels:
             inputs[1] = tf.constant(CATEGORIES[:, None], tf.float32)

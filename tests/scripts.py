@@ -1,4 +1,4 @@
-"""What several tests need: the five scripts, called as a user calls them."""
+"""Helpers for several tests, which call the five scripts as a user does."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ FUZZ = hypothesis.settings(
 
 
 def start(folder, *words, output=subprocess.PIPE, **environment):
-    """`python words` in another folder than the repository's, without a terminal."""
+    """Starts `python words` in `folder`, outside the repository, without a terminal."""
     ours = {name: value for name, value in os.environ.items() if name != "TF_NUM_INTRAOP_THREADS"}
     environment = ours | {"RUNS_DIR": str(folder / "runs")} | environment
     return subprocess.Popen(
@@ -35,14 +35,14 @@ def start(folder, *words, output=subprocess.PIPE, **environment):
 
 
 def call(*words, **environment):
-    """As `start`, to the end: the exit code and what was said."""
+    """Like `start`, but runs to the end; returns the exit code, stdout and stderr."""
     process = start(*words, **environment)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
 def wait_for_line(process, text):
-    """Reads until a line with `text`."""
+    """Reads until a line contains `text`."""
     read = ""
     for line in process.stdout:
         read += line
@@ -52,7 +52,7 @@ def wait_for_line(process, text):
 
 
 def arrays(path):
-    """All arrays of a weights file, by name."""
+    """Returns all arrays of a weights file, by name."""
     found = {}
     with h5py.File(path) as file:
         file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
@@ -60,7 +60,7 @@ def arrays(path):
 
 
 def is_one_line(code, err, *texts):
-    """The end of a script whose user made a mistake: one line that names these."""
+    """Checks that a script ended with exit code 2 and a one-line error that contains `texts`."""
     assert code == 2 and err.count("\n") == 1 and err.startswith("error: "), err
     for text in texts:
         assert str(text) in err

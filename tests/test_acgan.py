@@ -29,16 +29,16 @@ def test_samples_are_even_and_apart_from_the_noise(noise, label_dim):
     assert z.numpy().mean() == pytest.approx(0, abs=0.02)
     assert z.numpy().std() == pytest.approx(1 if noise == "normal" else 3**-0.5, abs=0.02)
     assert (np.abs(z).max() <= 1) == (noise == "uniform")
-    assert (z != train.sample_noise(generator, 20_000, [1, 2])).numpy().all()  # the labels are drawn of this seed
+    assert (z != train.sample_noise(generator, 20_000, [1, 2])).numpy().all()  # the labels are drawn with this seed
 
 
 @pytest.mark.parametrize("label_dim", [1, 2, 10])
 def test_a_step_is_the_papers(label_dim):
-    """D's update on all four terms, then G's from the updated D: against plain steps with a forward pass each."""
+    """D's update on all four terms, then G's with the updated D, match plain steps with a forward pass each."""
     model, twin = build(label_dim=label_dim), build(label_dim=label_dim)
     for adam in (model.g_optimizer, model.d_optimizer):
         assert [float(adam.learning_rate), float(adam.beta_1)] == pytest.approx([2e-4, 0.5])
-    # Plain gradient descent shows a gradient's size, which Adam's first step hides.
+    # Plain gradient descent reveals the size of a gradient, which Adam's first step hides.
     model.g_optimizer, model.d_optimizer = keras.optimizers.SGD(0.2), keras.optimizers.SGD(0.1)
     model.g_optimizer.build(model.generator.trainable_variables)
     model.d_optimizer.build(model.discriminator.trainable_variables)
@@ -46,12 +46,12 @@ def test_a_step_is_the_papers(label_dim):
     images = rng.integers(0, 256, [8, 32, 32, 1], np.uint8)
     values = rng.integers(0, max(2, label_dim), 8, np.uint8)
     logs = model.train_step((tf.constant(images), tf.constant(values)))
-    assert (model.step_seed() != seed).numpy().any()  # the next step's noise is another
+    assert (model.step_seed() != seed).numpy().any()  # the next step draws different noise
 
     noise, labels = train.sample_noise(twin.generator, 8, seed), tf.constant(encoded(values, label_dim))
 
     def judge(pictures, real):
-        """-log of the right source's and of the right label's probability, and the share of labels read right."""
+        """Returns -log of the correct source's and the correct label's probability, and the label accuracy."""
         source, label = twin.discriminator(pictures, training=True)
         p = tf.sigmoid(source) if real else 1 - tf.sigmoid(source)
         q = tf.concat([1 - tf.sigmoid(label), tf.sigmoid(label)], 1) if label_dim == 1 else tf.nn.softmax(label)
@@ -79,7 +79,7 @@ def test_a_step_is_the_papers(label_dim):
 
 
 def test_an_acgan_learns_its_labels():
-    """Of images of a blob at the left or, of class 1, at the right, higher or lower."""
+    """The images show a blob at some height, at the left or, in class 1, at the right."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 1_000, np.uint8)
     y, x = np.mgrid[:32, :32]
@@ -98,11 +98,11 @@ def test_an_acgan_learns_its_labels():
     after = acgan.test.label_numbers(model.generator, 2, read, ["height"], 0, count=500)
     assert before["asked label read off both of a pair (share)"] < 0.3
     assert after["asked label read off both of a pair (share)"] > 0.95
-    assert after["other attributes changed by the noise (share)"] > 0.2  # not one image a label
+    assert after["other attributes changed by the noise (share)"] > 0.2  # not one image per label
 
 
 def test_label_numbers_of_a_known_generator():
-    """Grey images: 100 more where the label is 1, a tenth of the first noise, and an attribute that is the noise's."""
+    """Grey images: 100 lighter for label 1, plus a tenth of the first noise value, which sets the attribute."""
 
     class Known:
         inputs, input_shape = [keras.Input([3], name="noise")], ((None, 3), (None, 1))

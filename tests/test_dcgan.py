@@ -21,12 +21,12 @@ def pictures(count=8):
 @pytest.mark.parametrize("noise", ["normal", "uniform"])
 @pytest.mark.parametrize("g_updates", [1, 2])
 def test_a_step_is_algorithm_1(g_updates, noise):
-    """Against plain steps, each with a forward pass of its own: D's update first, G's from the updated D.
+    """D's update, then G's with the updated D, match plain steps with a forward pass each.
 
-    One update of G has the noise of D's; of two each has its own.
+    A single update of G uses the noise of D's update; each of two has its own.
     """
     model, twin = build(g_updates=g_updates, noise=noise), build()
-    # Plain gradient descent shows a gradient's size, which Adam's first step hides.
+    # Plain gradient descent reveals the size of a gradient, which Adam's first step hides.
     model.g_optimizer, model.d_optimizer = (keras.optimizers.SGD(0.1) for _ in range(2))
     model.g_optimizer.build(model.generator.trainable_variables)
     model.d_optimizer.build(model.discriminator.trainable_variables)
@@ -90,7 +90,7 @@ def test_a_fresh_discriminator_tells_noise_from_digits_and_not_digits_from_digit
 
 
 def test_a_dcgan_learns(digits):
-    """400 steps take the FID to less than half of the untrained generator's."""
+    """400 steps bring the FID below half of the untrained generator's."""
     model, images = train.build((32, 32, 1), **ROW), digits.test.images
     devices.tune(model, (32, 32, 1), 10, model.distribute_strategy)
 

@@ -1,4 +1,4 @@
-"""Several devices and several workers do together what one device does alone."""
+"""Several devices and several workers compute the same as one device."""
 
 import functools
 import json
@@ -22,11 +22,11 @@ from common import checkpoint, datasets, devices, kernels, training
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = "vae", "dcgan", "acgan", "infogan", "wgan"
-BATCH = 20  # divided by five, for the critic's updates, and by two
+BATCH = 20  # split in five, for the critic's updates, and in two
 
 
 def alike(draw):
-    """`draw` of the whole batch from one seed, of which each replica takes its share."""
+    """Wraps `draw`: it draws the whole batch from one seed, and each replica takes its share."""
 
     def share(shape, seed, *arguments, **named):
         context = tf.distribute.get_replica_context()
@@ -38,14 +38,14 @@ def alike(draw):
 
 
 def split_cpu():
-    """Makes devices.py find two devices, before TensorFlow computes anything."""
+    """Makes devices.py find two devices; must come before TensorFlow computes anything."""
     one = tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [one, one])
     devices.strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 def steps(model, strategy):
-    """Three steps and an evaluation: the logs, the weights of each replica, and the first ones."""
+    """Takes three steps and evaluates; returns the logs, the weights of each replica, and the initial weights."""
     module = import_module(f"{model}.train")
     row = next(iter(module.RUNS.values()))
     hyper = row["model"]
@@ -73,7 +73,7 @@ def steps(model, strategy):
 
 
 def test_fused_operations_are_keras():
-    """Batch norm, forward, back and in its moving statistics, and Adam: against Keras' own, over five steps."""
+    """Batch norm, with its gradients and moving statistics, and Adam match Keras' own over five steps."""
 
     def made(amsgrad=False, **options):
         keras.utils.set_random_seed(0)
@@ -110,7 +110,7 @@ def test_fused_operations_are_keras():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=ours.path)
     x = tf.random.stateless_normal([32, 4, 4, 3], [1, 1])
     np.testing.assert_allclose(fused(x), plain(x), rtol=1e-3, atol=1e-5)  # in inference mode
-    for option in ("scale", "center", "trainable"):  # Keras' own work
+    for option in ("scale", "center", "trainable"):  # left to Keras
         model = made(amsgrad=True, **{option: False})
         kernels.fuse(model)
         assert not {"FusedBatchNormV3", "ResourceApplyAdam"} & {*kinds(model)}
@@ -118,7 +118,7 @@ def test_fused_operations_are_keras():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_fused_steps_are_keras(model):
-    """A step of each model's first row: its losses, and but for signs of rounding errors its weights."""
+    """A step of each model's first row has the same losses and, except for signs of rounding errors, weights."""
     module = import_module(f"{model}.train")
     row = next(iter(module.RUNS.values()))
     images = np.random.default_rng(0).integers(0, 256, [BATCH, 32, 32, 1], dtype=np.uint8)
@@ -137,7 +137,7 @@ def test_fused_steps_are_keras(model):
 
 
 def cluster(count):
-    """A TF_CONFIG for each of so many workers on this machine."""
+    """Returns a TF_CONFIG for each of `count` workers on this machine."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
     for s in sockets:
@@ -148,7 +148,7 @@ def cluster(count):
 
 
 def start(folder, number, *command, **environment):
-    """A process of its own, which prints into a file of the folder."""
+    """Starts a process that prints to <number>.log in the folder."""
     ours = {"RUNS_DIR": str(folder / "runs"), "no_proxy": "127.0.0.1", "CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.Popen(
         [sys.executable, *map(str, command)], env=os.environ | ours | environment, cwd=folder,
@@ -157,7 +157,7 @@ def start(folder, number, *command, **environment):
 
 
 def ended(folder, processes):
-    """Their exit codes and what they said."""
+    """Waits for the processes; returns their exit codes and what they printed."""
     try:
         codes = [process.wait(300) for process in processes]
     finally:
@@ -168,7 +168,7 @@ def ended(folder, processes):
 
 @functools.cache
 def results(devices_each=1, workers=1, models=MODELS):
-    """What `steps` returns, by model, on so many devices of each of so many workers; a list of the workers'."""
+    """Returns, for each worker, what `steps` returns by model, with `devices_each` devices per worker."""
     environments = [{"TF_CONFIG": c} for c in cluster(workers)] if workers > 1 else [{}]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -182,7 +182,7 @@ def results(devices_each=1, workers=1, models=MODELS):
     ("model", "devices_each", "workers"), [*((model, 2, 1) for model in MODELS), ("vae", 1, 2), ("dcgan", 1, 2)]
 )
 def test_several_are_one(model, devices_each, workers):
-    """All replicas have the same weights, and these and the logs are, to rounding, those of one device alone."""
+    """All replicas have the same weights; these and the logs equal those of one device, up to rounding."""
     ((expected_logs, (expected,), first),) = (each[model] for each in results())
     found = [each[model] for each in results(devices_each, workers, ("vae", "dcgan") if workers > 1 else MODELS)]
     replicas = [weights for _, each, _ in found for weights in each]
@@ -194,7 +194,7 @@ def test_several_are_one(model, devices_each, workers):
         assert len(logs) == len(expected_logs)
         for mine, theirs in zip(logs, expected_logs):
             assert mine == pytest.approx(theirs, rel=3e-3, abs=1e-3)
-    # Of a ReLU's inputs one may be rounded to the other side of 0, and a GAN makes more of that with each step.
+    # Rounding may move a ReLU's input across 0, and a GAN amplifies that with each step.
     change = np.concatenate([(b - a).ravel() for a, b in zip(first, expected)])
     error = np.concatenate([(b - a).ravel() for a, b in zip(replicas[0], expected)])
     tolerance = 1e-4 if model == "vae" else 0.006
@@ -210,7 +210,7 @@ def until_steps(folder):
 
 
 def workers(folder, *command, **environment):
-    """Two workers, once they print steps."""
+    """Starts two workers; returns them once they print steps."""
     processes = [start(folder, i, *command, TF_CONFIG=c, **environment) for i, c in enumerate(cluster(2))]
     until_steps(folder)
     return processes
@@ -245,7 +245,7 @@ def test_workers_must_agree(tmp_path):
 def test_two_workers_train_stop_and_go_on(tmp_path):
     command, folder = [ROOT / "vae" / "train.py"], tmp_path / "runs" / "vae" / "mnist_z100-steps300"
     processes = workers(tmp_path, *command, STEPS="300")
-    processes[1].send_signal(signal.SIGTERM)  # to one alone
+    processes[1].send_signal(signal.SIGTERM)  # to only one
     codes, said = ended(tmp_path, processes)
     assert codes == [143, 143]
     assert all("stopped before the end" in text for text in said)
@@ -264,7 +264,7 @@ def test_two_workers_train_stop_and_go_on(tmp_path):
     assert f"going on from step {stopped:,}" in said[0]
     log = checkpoint.read_log(folder)
     assert int(log[-1]["step"]) == 300
-    # One device joins ten steps, but not so that it misses dev losses after a step that is no multiple of ten.
+    # One device joins ten steps, unless it would miss dev losses because it resumes between multiples of ten.
     assert [int(row["step"]) for row in log if row["dev_loss"]] == [*range(30, 301, 30)]
 
 
@@ -298,7 +298,7 @@ if __name__ == "__main__":
         number, cpus, *models = sys.argv[1:]
         if cpus == "2":
             split_cpu()
-        # Adam makes a whole step of a rounding error's sign, and sees no gradient that is twice too large.
+        # Adam turns a rounding error's sign into a full step, and hides a gradient that is twice too large.
         keras.optimizers.Adam = lambda *_, **__: keras.optimizers.SGD(1e-2)
         strategy = devices.strategy()
         found = {model: steps(model, strategy) for model in models}

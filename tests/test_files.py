@@ -25,7 +25,7 @@ def test_an_error_leaves_the_file_alone(error, tmp_path):
         raise error
     assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
     if isinstance(error, OSError):
-        assert raised.value.filename == str(path)  # which a full disk does not tell
+        assert raised.value.filename == str(path)  # a full disk's error does not name it
 
 
 def test_drafts_of_killed_processes_go_after_an_hour(tmp_path):

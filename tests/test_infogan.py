@@ -17,7 +17,7 @@ def build(**changes):
 
 
 def test_information_by_hand():
-    """log 10 + log of the softmax's probability; log 2 + log of the normal density, of a variance from exp(-2) on."""
+    """log 10 + log of the softmax probability; log 2 + log of the normal density with variance >= exp(-2)."""
     rng = np.random.default_rng(0)
     logits, mean, log_variance = rng.normal(size=[3, 2, 10]), rng.normal(size=[3, 1]), np.array([[-5.0], [-1.0], [1.0]])
     values, continuous = rng.integers(0, 10, [3, 2]), rng.uniform(-1, 1, [3, 1])
@@ -47,26 +47,26 @@ def test_codes_are_even_and_apart_from_the_noise(monkeypatch):
 @pytest.mark.parametrize("continuous", [0, 2])
 @pytest.mark.parametrize("q_rate", [None, 0.05], ids=["joint", "own"])
 def test_a_step_is_the_papers_or_report_cs(q_rate, continuous):
-    """D's update, then G's from the updated D, and Q's in both or apart: against plain steps with a forward pass each.
+    """D's update, G's with the updated D, and Q's in both or separately, match plain steps with a forward pass each.
 
-    Q's own layers are those that D's loss has no gradient in; apart, its step moves them and G.
+    Q's own layers are those that D's loss has no gradient for; a separate update of Q changes them and G.
     """
     changes = dict(categorical=2, continuous=continuous, continuous_weight=0.3, q_learning_rate=q_rate)
     model, twin = build(**changes), build(**changes)
     for name, rate, plain in (("d", 1e-3, 0.1), ("g", 1e-3, 0.2), ("q", q_rate, q_rate))[: 3 if q_rate else 2]:
         adam = getattr(model, f"{name}_optimizer")
         assert [float(adam.learning_rate), float(adam.beta_1)] == pytest.approx([rate, 0.5])
-        # Plain gradient descent shows a gradient's size, which Adam's first step hides.
+        # Plain gradient descent reveals the size of a gradient, which Adam's first step hides.
         setattr(model, f"{name}_optimizer", keras.optimizers.SGD(plain))
         getattr(model, f"{name}_optimizer").build(adam._trainable_variables)
     images, seed = np.random.default_rng(0).integers(0, 256, [8, 32, 32, 1], np.uint8), model.step_seed()
     logs = model.train_step(tf.constant(images))
-    assert (model.step_seed() != seed).numpy().any()  # the next step's noise is another
+    assert (model.step_seed() != seed).numpy().any()  # the next step draws different noise
 
     d, g, inputs = twin.discriminator, twin.generator, train.sample_inputs(twin.generator, 8, seed)
 
     def losses(pictures):
-        """-log of the probabilities of real and of generated; the bounds of the codes; Q's loss."""
+        """Returns -log of the probabilities of real and of generated, the bounds of the codes, and Q's loss."""
         logits, *q = d(pictures, training=True)
         real, fake = (tf.reduce_mean(tf.math.log(1 + tf.exp(sign * logits))) for sign in (-1, 1))
         bounds = np.log(10) + tf.reduce_mean(tf.math.log(tf.reduce_sum(tf.nn.softmax(q[0]) * inputs[1], -1)), 0)
@@ -103,7 +103,7 @@ def test_a_step_is_the_papers_or_report_cs(q_rate, continuous):
 
 @pytest.mark.parametrize("q_rate", [None, 2e-3], ids=["joint", "own"])
 def test_an_infogan_finds_the_places_without_labels(q_rate):
-    """Of images of a blob at one of four places; in nats, of log 4 = 1.39 at most."""
+    """The images show a blob at one of four places; the information is in nats, at most log 4 = 1.39."""
     rng = np.random.default_rng(0)
     at = np.array([[8, 8], [8, 23], [23, 8], [23, 23]])[rng.integers(0, 4, 1_000)] + rng.uniform(-2, 2, [1_000, 2])
     y, x = np.mgrid[:32, :32]
@@ -129,27 +129,27 @@ def test_an_infogan_finds_the_places_without_labels(q_rate):
 def test_match_is_the_best_one_to_one():
     codes, digits = np.array([0, 0, 0, 1, 1, 2, 2, 9]), np.array([3, 3, 5, 3, 3, 5, 7, 0])
     matched = infogan.test.match(codes, digits)
-    # 0 and 1 both read 3 twice: one of them takes another, and 0 has 5 to give.
+    # Codes 0 and 1 both have 3 twice: one of them must take another digit, and 0 can take 5.
     assert sorted(matched) == [*range(10)] and (matched[codes] == digits).sum() == 2 + 1 + 1 + 1
 
 
 @pytest.mark.parametrize("width", [2, 3, 4])
 @pytest.mark.parametrize("tangent", [-0.5, 0.0, 0.6])
 def test_slant_and_stroke_width_of_a_bar(width, tangent):
-    """Of 20 rows, that leans to the right by `tangent`, drawn sixteen times finer and averaged."""
+    """The bar has 20 rows and leans to the right by `tangent`; it is drawn sixteen times finer and averaged."""
     fine = np.mgrid[:512, :512] / 16 + 1 / 32
     y, x = 16 - fine[0], fine[1] - 16
     inside = (abs(y) < 10) & (abs(x - tangent * y) < width / 2 * np.hypot(1, tangent))
     bar = np.round(inside.reshape(32, 16, 32, 16).mean((1, 3)) * 255).astype(np.uint8)[None, ..., None]
     assert infogan.test.slant(bar)[0] == pytest.approx(tangent, abs=0.03)
-    # Both its ends are outline too: area w l, outline 2 (w + l).
+    # Its ends are part of the outline: area w l, outline 2 (w + l).
     expected = 2 * width * 20 / (2 * (width / np.hypot(1, tangent) + 20))
     assert infogan.test.stroke_width(bar)[0] == pytest.approx(expected, rel=0.15)
     assert infogan.test.stroke_width(0 * bar)[0] == 0
 
 
 def test_correlation_is_within_a_digit():
-    """Both the value and the shape are another on average for each digit."""
+    """The means of both the value and the shape differ between digits."""
     rng = np.random.default_rng(0)
     values, digits = rng.uniform(-1, 1, 5_000), rng.integers(0, 10, 5_000)
     shape = values - 100.0 * digits + rng.uniform(-1, 1, 5_000)
@@ -158,7 +158,7 @@ def test_correlation_is_within_a_digit():
 
 
 class Known:
-    """Images of a value a row: category 1 sets the top one, noise the next, the continuous code the last."""
+    """Images with one value per row: category 1 sets the first, noise the second, the continuous code the last."""
 
     shapes = ("noise", [3]), ("categorical", [2, 10]), ("continuous", [1])
     inputs = tuple(keras.Input(shape, name=name) for name, shape in shapes)
@@ -177,7 +177,7 @@ def test_attribute_numbers_of_a_known_generator():
     assert numbers["categorical 1 changes most"] == "top" and numbers["continuous 1 changes most"] == "last"
     for code in ("categorical 1", "continuous 1"):
         assert numbers[f"{code}: change (share)"] == 1
-        # The range of ten normal variables is below 4.47 of their standard deviations in 95 % of the cases.
+        # The range of ten normal variables is below 4.47 standard deviations in 95% of cases.
         assert numbers[f"{code}: change by chance (share)"] == pytest.approx(4.47 * 0.5 / 200**0.5, rel=0.15)
     assert numbers["categorical 2 changes most"] == "nothing"
     assert numbers["categorical 2: change (share)"] == numbers["categorical 2: change by chance (share)"] == 0
@@ -185,9 +185,9 @@ def test_attribute_numbers_of_a_known_generator():
 
 
 class Drawer:
-    """G and Q. Real digits, one class per category in another order, sheared by one code and thickened by the other.
+    """G and Q. G draws real digits, a class per category, sheared by one continuous code and thickened by the other.
 
-    Q reads a code of its own for each digit, but for every tenth image.
+    Q reads a code of its own for each digit, except for every tenth image.
     """
 
     order = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)

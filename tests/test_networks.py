@@ -1,4 +1,4 @@
-"""The networks, noise and optimisers of all rows, at full size, against those of the reports."""
+"""The networks, noise and optimizers of all rows, at full size, are those of the reports."""
 
 import math
 
@@ -9,20 +9,20 @@ from keras import layers
 from scripts import MODULES
 
 SHAPES = {"mnist": (32, 32, 1), "mnist_padded": (32, 32, 1), "cifar10": (32, 32, 3), "celeba": (64, 64, 3)}
-CUT = 0.8796256610342398  # the standard deviation of N(0, 1) cut at -2 and 2
+CUT = 0.8796256610342398  # the standard deviation of N(0, 1) truncated at -2 and 2
 
 
 def torch(layer):
-    """The standard deviation of a layer's initial weights and their bound, None where there is none.
+    """Returns the standard deviation of a layer's initial weights and their bound, or None if there is none.
 
-    PyTorch's default, U(-1, 1) / sqrt(fan in), for which transposed convolutions count their output channels.
+    This is PyTorch's default, U(-1, 1) / sqrt(fan-in); transposed convolutions count the output channels for it.
     """
     bound = math.prod(layer.kernel.shape[:-1]) ** -0.5
     return bound / 3**0.5, bound
 
 
 def xavier(layer):
-    """Uniform, of gain sqrt 2 in a convolution, of gain 1 in a dense layer."""
+    """Uniform, with a gain of sqrt(2) in a convolution and 1 in a dense layer."""
     *size, fan_in, fan_out = layer.kernel.shape
     bound = (6 * (2 if size else 1) / (fan_in + fan_out) / math.prod(size)) ** 0.5
     return bound / 3**0.5, bound
@@ -41,19 +41,19 @@ def truncated(layer):
     return 0.02 * CUT, 0.04
 
 
-# By report the kernels' initial weights, and the biases' and batch norm's scale's where they are not 0 and 1.
+# By report: the initial kernels, and the initial biases and batch norm scales where they are not 0 and 1.
 A, B, C = dict(kernel=normal, gamma=normal), dict(kernel=normal), dict(kernel=normal, Conv2D=truncated)
 TORCH, XAVIER = dict(kernel=torch, bias=torch), dict(kernel=xavier)
 D = dict(kernel=normal, Dense=torch, Dense_bias=torch, gamma=normal)
 OURS = dict(kernel=xavier, Conv2D=he, Conv2DTranspose=normal)
 
-# The noise; what the first layer gets of black and white; the optimisers' rates, beta_1 and beta_2.
+# The noise; the first layer's input for black and for white; the optimizers' learning rates, beta_1 and beta_2.
 VAE, VAE_C = ("normal", (0, 1), [1e-3], 0.9, 0.999), ("normal", (0, 1), [2e-4], 0.5, 0.999)
 VAE_B, VAE_D = ("normal", (0, 1), [5e-4], 0.9, 0.999), ("normal", (0, 255), [1e-4], 0.9, 0.999)
 GAN, GAN_B = (("normal", (-1, 1), [rate] * 2, 0.5, 0.999) for rate in (2e-4, 5e-4))
 GAN_C, INFO_C = (("uniform", (0, 1), [2e-4] * count, 0.5, 0.999) for count in (2, 3))
 WGAN, WGAN_C = ("normal", (-1, 1), [2e-4] * 2, 0.0, 0.9), ("uniform", (-1, 1), [2e-4] * 2, 0.5, 0.999)
-# The parameters of encoder and decoder, or of generator and discriminator, None where no report has them.
+# The number of parameters of encoder and decoder, or of generator and discriminator, None where no report has them.
 ROWS = {
     ("vae", "mnist_z3"): (24_864, 22_765, TORCH, *VAE),
     ("vae", "mnist_z10"): (39_592, 30_031, TORCH, *VAE),
@@ -78,13 +78,13 @@ ROWS = {
     ("wgan", "mnist"): (None, None, OURS, *WGAN),
     **{("wgan", f"cifar10_{penalty}"): (1_154_947, 1_037_313, XAVIER, *WGAN) for penalty in ("div", "gp")},
     **{("wgan", f"cifar10_{penalty}_small"): (122_851, 65_793, XAVIER, *WGAN) for penalty in ("div", "gp")},
-    ("wgan", "celeba_gp"): (1_104_547, 1_083_137 - 960, C, *WGAN_C),  # as C's GAN, but without its D's batch norm
+    ("wgan", "celeba_gp"): (1_104_547, 1_083_137 - 960, C, *WGAN_C),  # like C's GAN, but without batch norm in D
 }
 
 
 @pytest.fixture(scope="module", params=[(script, name) for script in MODULES for name in MODULES[script].RUNS], ids=str)
 def built(request):
-    """A row's place in ROWS, the script's module and the model, built once for all tests."""
+    """A row's key in ROWS, the script's module and the model, built once for all tests."""
     script, name = request.param
     row = MODULES[script].RUNS[name]
     return request.param, MODULES[script], MODULES[script].build(SHAPES[row["dataset"]], **row["model"])
@@ -106,17 +106,17 @@ def test_initial_weights(built):
             rule = defaults.get(name, rules.get(name))
             values = getattr(layer, name).numpy().ravel() - (name == "gamma")
             std, bound = rule(layer) if rule else (0, 0)
-            error = 4 / len(values) ** 0.5  # five standard errors, about
+            error = 4 / len(values) ** 0.5  # about five standard errors
             assert values.std() == pytest.approx(std, rel=error, abs=1e-9) or len(values) < 16, layer.path
             assert abs(values.mean()) <= error * std and (bound is None or np.abs(values).max() <= bound * 1.001)
-            assert bound is not None or len(values) < 500 or np.abs(values).max() > 2.2 * std  # not cut
+            assert bound is not None or len(values) < 500 or np.abs(values).max() > 2.2 * std  # not truncated
             if rule and len(values) > 3:
                 begins.append(tuple((values[:4] / values[0]).round(3)))
-    assert len(begins) == len({*begins}) > 4  # two layers that share an initializer begin alike
+    assert len(begins) == len({*begins}) > 4  # layers that share an initializer would begin alike
 
 
 def test_noise(built, monkeypatch):
-    """In the pictures that `generate` draws; the tests of the steps see theirs."""
+    """Checks the noise of `generate`; the tests of the steps check theirs."""
     key, module, model = built
     monkeypatch.setattr(module, "to_uint8", lambda network, noise, *labels: noise)
     noise = module.generate(next(iter(model.networks().values())), 5_000, 0)
@@ -127,7 +127,7 @@ def test_noise(built, monkeypatch):
 
 
 def test_images(built, monkeypatch):
-    """They are of the seed, and in inference mode: one does not depend on its neighbours in the batch."""
+    """They depend on the seed, and not on each other, as the network is in inference mode."""
     _, module, model = built
     network, to_uint8 = next(iter(model.networks().values())), module.to_uint8
     images = module.generate(network, 3, 0)

@@ -29,6 +29,6 @@ def test_quickstart(tmp_path, monkeypatch):
         )
         assert pictures == source.count("Image(") + source.count("array_to_img"), source
         if "train.py" in source:
-            assert "done: " in said and said.count("\n") < 40, said  # no line per refresh of a bar
+            assert "done: " in said and said.count("\n") < 40, said  # no line per refresh of a progress bar
         if "test.py" in source:
             assert "FID (classifier)" in said and said.count("\n") < 60, said

@@ -1,4 +1,4 @@
-"""Which rows ./run_all.sh takes, in which order, and where they run."""
+"""Which rows ./run_all.sh runs, in which order, and where."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from common.files import UserError
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A folder with no script but the VAE's, whose images are said to be there, and with runs/."""
+    """A folder with only the VAE's script, whose images count as available; RUNS_DIR is its runs/."""
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "train.py").touch()
     monkeypatch.setattr(plan, "ROOT", tmp_path)
@@ -29,7 +29,7 @@ def write(text, *parts):
 @pytest.mark.parametrize(
     ("words", "rows"),
     [
-        (["mnist_z10"], ["vae mnist_z10"]),  # and not mnist_z100
+        (["mnist_z10"], ["vae mnist_z10"]),  # not mnist_z100
         (["vae", "mnist"], ["vae mnist_z100", "vae mnist_z3", "vae mnist_z10", "vae mnist_z64"]),
         (["celeba", "dcgan"], ["dcgan celeba_z100", "dcgan celeba_z128"]),
         (["wgan", "gp", "celeba"], ["wgan celeba_gp"]),
@@ -92,7 +92,7 @@ def test_a_row_waits_for_memory(root, monkeypatch):
     assert rows.fits(job)
     rows.running = [SimpleNamespace(job=job, memory=5.5e9)]
     assert rows.fits(job)
-    rows.running = [SimpleNamespace(job=job, memory=4e9)]  # which will take 2 more
+    rows.running = [SimpleNamespace(job=job, memory=4e9)]  # it will take 2 more
     assert not rows.fits(job)
     monkeypatch.setenv("JOBS", "2")
     assert rows.fits(job)

@@ -49,7 +49,7 @@ def test_gif(tmp_path):
 
 
 def test_gif_of_large_images(tmp_path):
-    """In few frames of 3x3."""
+    """The GIF has few frames, of 3x3 images each."""
     frames = [tmp_path / f"{i:03}.png" for i in range(60)]
     for frame in frames:
         Image.fromarray(np.random.default_rng(0).integers(0, 256, [528, 528, 3], np.uint8)).save(frame)
@@ -67,7 +67,7 @@ def test_curves_leave_out_what_the_log_has_not(tmp_path, monkeypatch):
 
 
 def draw_all(folder, scale):
-    """Each figure, of data that `scale` changes."""
+    """Draws each figure from data that depends on `scale`; returns the files by name."""
     log = [{"step": str(i), "loss": str(i**-scale), "dev_loss": str(2 / i) if i == 3 else ""} for i in range(1, 6)]
     plots.curves(log, {"loss (nats)": ["loss"]}, folder / "curves.png", "title")
     images = np.full([4, 8, 8, 1], 50 * scale, np.uint8)
@@ -97,7 +97,7 @@ def test_figures_show_their_data(tmp_path):
 
 
 def test_runs_are_compared_by_their_dev_curves(tmp_path, monkeypatch):
-    """A line per run, of the steps that have a value; lines, panels and figures without one are left out."""
+    """One line per run, over the steps that have a value; lines, panels and figures without one are left out."""
     drawn = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
     logs = {
@@ -126,7 +126,7 @@ def test_fid_by_step_of_several_runs(tmp_path, monkeypatch):
 
 
 def test_the_running_mean(tmp_path, monkeypatch):
-    """Of 100 lines in windows of 2: each line with the one before it, the first alone."""
+    """For 100 lines, the window is 2: each line is averaged with the one before it, except the first."""
     drawn = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
     raw = np.random.default_rng(0).normal(size=100)

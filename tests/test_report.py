@@ -1,4 +1,4 @@
-"""What is kept of made-up runs."""
+"""What is kept of runs, tested on made-up ones."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ CELEBA = {"run": "celeba_z512", "dataset": "CelebA", "steps": 300, "step measure
 
 
 def make_run(folder, pictures=("samples",), **changes):
-    """A folder as train.py and test.py leave it."""
+    """Makes a folder as train.py and test.py leave it."""
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(RESULT | changes))
     for name in pictures:
@@ -66,7 +66,7 @@ def test_a_kept_run(tmp_path):
 
 
 def test_what_is_kept_of_others(tmp_path):
-    """Of another seed the dev losses; of colour images no original, and no network of a row that is not the first."""
+    """Of other seeds only the dev losses; no original colour images; no network of a row that is not the first."""
     report.publish(make_run(tmp_path / "mnist_z3-seed1", seed=1), tmp_path)
     assert names(tmp_path / "vae" / "mnist_z3-seed1") == {"metrics.json", "log.csv"}
     assert steps(tmp_path / "vae" / "mnist_z3-seed1") == [777, 1554, 2331]
@@ -78,7 +78,7 @@ def test_what_is_kept_of_others(tmp_path):
 
 
 def test_what_replaces_what(tmp_path, capsys):
-    """No rehearsal, nothing damaged, nothing of less; what can't be kept whole leaves what is there."""
+    """Rehearsals, damaged and lesser runs are not kept; a run that can't be copied whole replaces nothing."""
     make_run(tmp_path / "mnist_z3-steps300")
     (make_run(tmp_path / "mnist_z10") / "metrics.json").write_text('{"model": "vae", ')
     for folder in (tmp_path / "mnist_z3-steps300", tmp_path / "mnist_z10"):

@@ -1,4 +1,4 @@
-"""The rows on CelebA and CIFAR-10, each with its own networks, on a few drawn faces."""
+"""The rows of CelebA and CIFAR-10, each with its own networks, on a few drawn faces."""
 
 import functools
 import importlib
@@ -14,7 +14,7 @@ from scripts import MODULES, arrays
 from common import checkpoint, classifier, datasets, evaluation, training
 
 TESTS = {script: importlib.import_module(f"{script}.test") for script in MODULES}
-# These differ from other rows in a number alone.
+# These differ from other rows only in a number.
 LIKE_OTHERS = {"cifar10_beta4", "cifar10_beta6", "celeba_z512_weak_kl", "cifar10_div", "cifar10_gp", "cifar10_gp_small"}
 ROWS = [
     (script, name)
@@ -22,16 +22,16 @@ ROWS = [
     for name, row in module.RUNS.items()
     if not row["dataset"].startswith("mnist") and name not in LIKE_OTHERS
 ]
-# These are large and take a step alone. What they have but layers, Adamax, `small` lends to another row.
+# These are large and only take one step. Apart from layers, only their Adamax is new; `small` tests it in another row.
 WIDE = ("vae", "celeba_z128"), ("dcgan", "celeba_z128")
-# What test_training.py does not stop: Adamax and networks that are kept, labels, a third optimizer.
+# What test_training.py does not stop: Adamax with the best networks kept, labels, a third optimizer.
 STOPPED = ("vae", "celeba_z512"), ("acgan", "celeba_male"), ("infogan", "celeba_cat5x10")
 NAMES = list(json.loads((classifier.WEIGHTS / "celeba.json").read_text())["attributes"])
 
 
 @pytest.fixture(scope="module")
 def faces():
-    """86 drawings of 64x64: a face on a ground, each in a colour of its own, that smiles or does not."""
+    """86 drawings of 64x64: a smiling or unsmiling face on a background, each in a random colour."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:64, :64]
     labels = rng.integers(0, 2, [86, 40]).astype(np.uint8)
@@ -46,7 +46,7 @@ def faces():
 
 @pytest.fixture
 def images(row, faces, monkeypatch):
-    """What the row takes: the faces, or them at half the size with a class each."""
+    """The images for the row: the faces or, for CIFAR-10, the faces at half the size with a class each."""
     script, name = row
     if MODULES[script].RUNS[name]["dataset"] == "cifar10":
         parts = [datasets.Split(part.images[:, ::2, ::2], np.arange(len(part.images)) % 10) for part in faces[3:6]]
@@ -56,7 +56,7 @@ def images(row, faces, monkeypatch):
 
 
 def small(script, name):
-    """The row in batches of 4 and, where it has a width, narrow."""
+    """Returns the row with a batch size of 4 and, if it has a width, narrow networks."""
     row = MODULES[script].RUNS[name]
     sizes = {"width": 8, "batches_per_step": 2} | ({"optimizer": "Adamax"} if name == "celeba_z512" else {})
     model = row["model"] | {key: value for key, value in sizes.items() if key in row["model"]}
@@ -65,7 +65,7 @@ def small(script, name):
 
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_each_row_steps(row, images):
-    """Every weight moves; a VAE's loss falls; XLA takes every operation."""
+    """The weights change; a VAE's loss falls; XLA compiles every operation."""
     script, name = row
     settings = small(script, name)[name]
     model = MODULES[script].build(images.train.images.shape[1:], **settings["model"])
@@ -83,7 +83,7 @@ def test_each_row_steps(row, images):
 
 
 def train(monkeypatch, folder, script, name, steps=2, generate=None):
-    """`training.train` of the row; its exit code."""
+    """Calls `training.train` for the row; returns its exit code."""
     module = MODULES[script]
     monkeypatch.setenv("RUNS_DIR", str(folder))
     monkeypatch.setenv("STEPS", str(steps))
@@ -102,7 +102,7 @@ def test_stopped_and_resumed_is_undisturbed(row, images, monkeypatch, tmp_path, 
     signals = iter([signal.SIGTERM])
 
     def generate(*arguments):
-        for number in signals:  # before the first step alone
+        for number in signals:  # only before the first step
             signal.raise_signal(number)
         return MODULES[script].generate(*arguments)
 
@@ -124,7 +124,7 @@ def test_each_row_is_measured(row, images, monkeypatch, tmp_path):
     folder, module = tmp_path / script / f"{name}-steps2", TESTS[script]
     networks = {"vae": ("decoder", "encoder"), "wgan": ("generator", "critic")}.get(script, ("generator",))
     networks += ("discriminator",) * (script == "infogan")
-    few = functools.partial(TESTS["infogan"].attribute_numbers, count=10)  # images a value, not 200, for speed
+    few = functools.partial(TESTS["infogan"].attribute_numbers, count=10)  # images per value, not 200, for speed
     monkeypatch.setattr(TESTS["infogan"], "attribute_numbers", few)
     evaluation.test(small(script, name), networks, module.generate, module.CURVES, module.report)
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -153,7 +153,7 @@ def test_each_row_is_measured(row, images, monkeypatch, tmp_path):
 
 
 def check_vae(folder, metrics, images):
-    """The networks measured are those of the lowest dev loss where such are kept; the test MSE is of both codes."""
+    """The networks with the lowest dev loss are measured if they are kept; the test MSE is given for both codes."""
     log = [(float(row["dev_loss"]), int(row["step"])) for row in checkpoint.read_log(folder)]
     best = min(log) if "celeba" in folder.name else None
     assert checkpoint.read_state(folder).best == (best and [*best])
@@ -169,7 +169,7 @@ def check_vae(folder, metrics, images):
 
 
 def test_the_lowest_dev_loss_is_kept_over_a_resume(faces, monkeypatch, tmp_path):
-    """Steps that make it worse, before and after a stop, leave the kept networks alone."""
+    """Steps that raise the dev loss, before and after a stop, leave the kept networks alone."""
     monkeypatch.setattr(datasets, "load", lambda dataset: faces)
     by_step = tf.constant([0.5, 0.2, 0.4, 0.3, 0.1])
 
@@ -184,7 +184,7 @@ def test_the_lowest_dev_loss_is_kept_over_a_resume(faces, monkeypatch, tmp_path)
     def generate(network, count, seed):
         state, path = checkpoint.read_state(folder), folder / "decoder.keras"
         seen.append((state and state.best, path.exists() and path.read_bytes()))
-        if len(seen) == 3:  # of step 2: the next is to be the last
+        if len(seen) == 3:  # at step 2: the next is the last
             signal.raise_signal(signal.SIGTERM)
         return MODULES["vae"].generate(network, count, seed)
 
@@ -192,7 +192,7 @@ def test_the_lowest_dev_loss_is_kept_over_a_resume(faces, monkeypatch, tmp_path)
         assert train(monkeypatch, tmp_path, "vae", "celeba_z512", 5, generate) == code
         assert checkpoint.read_state(folder).step == step
     best, networks = zip(*seen)
-    # At the frame of a step, what the steps before it left.
+    # When a step's frame is drawn, these are from the steps before it.
     assert [value and [round(value[0], 3), value[1]] for value in best] == [None, None, [0.5, 1], *[[0.2, 2]] * 3]
     assert networks[3] == networks[4] == networks[5] != networks[2]
     assert checkpoint.read_state(folder).best[1] == 5 and (folder / "decoder.keras").read_bytes() != networks[5]

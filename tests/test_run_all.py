@@ -1,4 +1,4 @@
-"""Rows side by side: of a model whose training is a pause, and one real row."""
+"""Rows in parallel: of a model whose training only sleeps, and one real row."""
 
 import contextlib
 import json
@@ -83,7 +83,7 @@ def load(name):
 
 @pytest.fixture
 def runs(project, tmp_path, monkeypatch):
-    """The RUNS_DIR of run_all in the tiny project, of short pauses; its pages only tell what they are called with."""
+    """The RUNS_DIR of run_all in the tiny project, with short pauses and a page that only names its arguments."""
 
     def write_page(runs_dir, folders, title):
         (runs_dir / "RESULTS.md").write_text(f"{title}: {' '.join(folder.name for folder in folders)}")
@@ -103,7 +103,7 @@ def runs(project, tmp_path, monkeypatch):
 
 @pytest.fixture
 def start():
-    """Starts another run_all like this one, which ends with the test."""
+    """Starts another run_all, which is killed after the test."""
     started = []
 
     def call(*words):
@@ -148,7 +148,7 @@ def test_side_by_side(runs, monkeypatch, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all(runs, start, capfd, number):
-    ours = signal.signal(number, signal.SIG_DFL)  # nohup has SIGHUP ignored, a shell's background job SIGINT
+    ours = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP, a shell's background job SIGINT
     process = start("long")
     signal.signal(number, ours)
     wait_until(lambda: running.last_step(runs / "tiny" / "long") > 2)
@@ -165,7 +165,7 @@ def test_a_signal_stops_all(runs, start, capfd, number):
 
 @pytest.mark.parametrize("lost", [True, False])
 def test_two_share_the_rows_and_one_is_killed(runs, start, monkeypatch, capfd, lost):
-    """Lost is a machine, or run_all alone, whose script goes on to its end."""
+    """Either a machine is lost, or only run_all, whose script runs on to its end."""
     monkeypatch.setenv("JOBS", "1")
     monkeypatch.setenv("PAUSE", "0.3")
     first = start()
@@ -178,7 +178,7 @@ def test_two_share_the_rows_and_one_is_killed(runs, start, monkeypatch, capfd, l
     for script in scripts if lost else []:
         script.kill()
     second.join(30)
-    assert second.exitcode == 1  # of the broken row
+    assert second.exitcode == 1  # because of the broken row
     assert "tiny short: left for now, as another process is at work in" in capfd.readouterr().out
     assert calls(runs) == ALL_CALLS
 
@@ -192,9 +192,9 @@ def test_a_row_that_is_trained_by_hand_waits(runs, capsys):
 
 
 def test_the_weights_are_those_of_train_py(tmp_path, monkeypatch):
-    """Bit for bit, with as many threads."""
+    """They are equal bit for bit, with the same number of threads."""
     (tmp_path / "vae").mkdir()
-    (tmp_path / "vae" / "test.py").touch()  # which takes a minute
+    (tmp_path / "vae" / "test.py").touch()  # the real one takes a minute
     (tmp_path / "vae" / "train.py").symlink_to(ROOT / "vae" / "train.py")
     monkeypatch.setattr(plan, "ROOT", tmp_path)
     monkeypatch.setenv("STEPS", "20")
@@ -211,11 +211,15 @@ def test_the_weights_are_those_of_train_py(tmp_path, monkeypatch):
 
 
 def test_a_rehearsals_page_is_its_own(runs, monkeypatch):
-    for name in ("short", "short-steps5", "long-seed1-steps5", "long-steps50"):
+    steps = {"short": 10, "short-steps5": 5, "long-seed1-steps5": 5, "long-steps10": 10}
+    for name, planned in steps.items():
         (runs / "tiny" / name).mkdir(parents=True)
-        (runs / "tiny" / name / "metrics.json").write_text("{}")
+        (runs / "tiny" / name / "metrics.json").write_text(json.dumps({"steps_planned": planned}))
+    assert run_all.write_page().read_text() == "Results: short"
     monkeypatch.setenv("STEPS", "5")
     assert run_all.write_page().read_text() == "Rehearsal of 5 steps: long-seed1-steps5 short-steps5"
+    monkeypatch.setenv("STEPS", "10")  # the default of one row, another number for the other
+    assert run_all.write_page().read_text() == "Rehearsal of 10 steps: long-steps10 short"
 
 
 def test_a_terminal_shows_what_runs(runs, monkeypatch, capsys):

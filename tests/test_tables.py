@@ -1,4 +1,4 @@
-"""The tables and pages of made-up runs; and whether the repository's own are those of its results/."""
+"""The tables and pages of made-up runs, and whether the repository's own match its results/."""
 
 import re
 from importlib import import_module
@@ -11,7 +11,7 @@ from common.files import ROOT, UserError
 
 
 def make_results(folder):
-    """Two seeds of one row, the beginning of another, a row of another model, and one that is damaged."""
+    """Makes two seeds of a row, an unfinished row, a row of another model, and a damaged one; returns the rows."""
     make_run(folder / "vae" / "mnist_z3")
     make_run(folder / "vae" / "mnist_z3-seed1", seed=1, metrics=METRICS | {"FID (classifier)": 10.0})
     make_run(folder / "vae" / "celeba_z512", **CELEBA)
@@ -50,7 +50,7 @@ def test_tables(tmp_path):
 
 
 def test_pages(tmp_path):
-    """Prose is left alone, a model's page shows that model; one wrong marker, and no page is written."""
+    """Prose is left alone, and a model's page shows only that model; if one marker is wrong, no page is written."""
     make_results(tmp_path / "results")
     (tmp_path / "dcgan").mkdir()
     pages = tmp_path / "README.md", tmp_path / "dcgan" / "README.md"
@@ -79,7 +79,7 @@ def test_the_page_of_ones_own_runs(tmp_path):
 
 
 def test_the_repository():
-    """Its pages are what results/ gives, what they name is there, kept pictures are small; all rows named are rows."""
+    """Its pages match results/, the files and rows that they name exist, and kept pictures are small."""
     rows = tables.read_rows((ROOT / "results").glob("*/[!~]*/metrics.json"))
     for page in report.pages(ROOT):
         text = page.read_text()

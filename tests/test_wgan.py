@@ -23,7 +23,7 @@ def pictures(count):
 
 
 def record(model):
-    """The list of what `model` samples from now on."""
+    """Returns a list that collects what `model` samples from now on."""
     drawn, sample = [], model.sample
     model.sample = lambda count, seed: drawn.append(sample(count, seed)) or drawn[-1]
     return drawn
@@ -31,7 +31,7 @@ def record(model):
 
 @pytest.mark.parametrize("network, side", [("ours", 32), ("C", 64), ("D", 32)])
 def test_a_score_depends_on_its_own_image_alone(network, side):
-    """As a critic with batch norm's would not."""
+    """A critic with batch norm would fail this."""
     keras.utils.set_random_seed(0)
     _, critic = train.build_networks((side, side, 3), network, 6, 4, "normal")
     images = np.random.default_rng(0).uniform(-1, 1, [4, side, side, 3]).astype(np.float32)
@@ -43,9 +43,9 @@ def test_a_score_depends_on_its_own_image_alone(network, side):
 @BOTH
 @pytest.mark.parametrize("slope", [0.0, 0.5, 1.0, 2.0])
 def test_the_losses_of_a_linear_critic(slope, penalty):
-    """Its gradient is its weights everywhere: k |w|^p, and 10 (|w| - 1)^2; and so the losses' by the weights.
+    """Its gradient is its weights w everywhere: the penalties are k |w|^p and 10 (|w| - 1)^2, with known gradients.
 
-    Told apart are two slips: the gradient of the batch's mean score, and its norm over an image's rows alone.
+    Two mistakes would be noticed: using the gradient of the batch's mean score, or its norm over only an image's rows.
     """
     rng = np.random.default_rng(0)
     weights = rng.normal(size=[8, 8])
@@ -86,11 +86,11 @@ def test_noise_and_points_are_new_for_each_update(noise):
 @pytest.mark.parametrize("updates", [1, 5])
 @BOTH
 def test_a_step_is_algorithm_1(penalty, updates):
-    """Against plain steps: `updates` of the critic, each on images of its own, then one of G."""
+    """It matches plain steps: `updates` of the critic, each on images of its own, then one of G."""
     model, twin = (build(batches_per_step=updates, beta_1=0.3, beta_2=0.8, **penalty) for _ in range(2))
     for adam in (model.c_optimizer, model.g_optimizer):
         np.testing.assert_allclose([adam.learning_rate, adam.beta_1, adam.beta_2], [2e-4, 0.3, 0.8], rtol=1e-6)
-    # Plain gradient descent shows a gradient's size, which Adam's first step hides.
+    # Plain gradient descent reveals the size of a gradient, which Adam's first step hides.
     model.c_optimizer, model.g_optimizer = keras.optimizers.SGD(0.01), keras.optimizers.SGD(0.1)
     model.c_optimizer.build(model.critic.trainable_variables)
     model.g_optimizer.build(model.generator.trainable_variables)
@@ -116,13 +116,13 @@ def test_a_step_is_algorithm_1(penalty, updates):
         g_loss = -tf.reduce_mean(critic(generator(drawn[-1][0], training=True)))
     descend(g_loss, tape, generator.trainable_variables, 0.1)
     found = logs["critic_loss"], logs["penalty"] - logs["estimate"], logs["g_loss"]
-    np.testing.assert_allclose(found, [loss, loss, g_loss], rtol=1e-4)  # f's of its last update
+    np.testing.assert_allclose(found, [loss, loss, g_loss], rtol=1e-4)  # f's are from its last update
     for a, b in zip(model.trainable_variables, twin.trainable_variables):
         np.testing.assert_allclose(a, b, atol=1e-5, err_msg=a.path)
 
 
 def test_the_dev_losses():
-    """Those of the images given and of noise that stays the same, weighted by their number; nothing is trained."""
+    """They are for the given images and constant noise, weighted by the number of images; nothing is trained."""
     model = build()
     before, drawn, batches = model.get_weights(), record(model), (pictures(6), 255 - pictures(2))
     for _ in range(2):
@@ -142,7 +142,7 @@ def test_the_dev_losses():
 
 @BOTH
 def test_a_wgan_finds_both_modes(penalty):
-    """Of images that are light at the left or, three in ten, at the right."""
+    """The images are light at the left or, three in ten, at the right."""
     rng = np.random.default_rng(0)
     modes = np.zeros([2, 32, 32, 1])
     modes[0, :, :16], modes[1, :, 16:] = 200, 200
@@ -150,7 +150,7 @@ def test_a_wgan_finds_both_modes(penalty):
     model = build(**penalty, learning_rate=2e-3, batches_per_step=3)
 
     def distances():
-        """To both modes, in grey levels, of 500 samples."""
+        """Returns the distances of 500 samples from both modes, in grey levels."""
         samples = train.generate(model.generator, 500, 0).astype(float)
         return np.sqrt(((samples[None] - 20 - modes[:, None]) ** 2).mean((2, 3, 4)))
 
@@ -163,12 +163,12 @@ def test_a_wgan_finds_both_modes(penalty):
 
 
 def test_critic_numbers_of_a_known_critic():
-    """f is an image's mean; training images are lighter than others, as to a critic that knows them by heart."""
+    """f is an image's mean; training images are lighter than others, as if the critic had memorised them."""
     levels = {"training": (255, 255), "dev": (255, 153), "test": (153, 153), "generated": (0, 0)}  # f: 1, 0.6, 0.2, -1
     sets = {name: np.repeat(np.uint8(pair), 4)[:, None, None, None] for name, pair in levels.items()}
     numbers = wgan.test.critic_numbers(lambda x, training: tf.reduce_mean(x, [1, 2, 3])[:, None], sets)
     means = [numbers[f"critic on {name} images"] for name in levels]
     assert means == pytest.approx([1, 0.6, 0.2, -1], abs=1e-6)
     assert numbers["critic's estimate that is memorised (share)"] == pytest.approx(0.4 / 2)
-    # Of the dev images' mean alone: a variance of 0.4^2, of eight.
+    # From the dev images' mean alone: eight images with a variance of 0.4^2.
     assert numbers["its standard error"] == pytest.approx(0.4 / 8**0.5 / 2)

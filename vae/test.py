@@ -1,10 +1,10 @@
-"""Measures a VAE that train.py left, and draws its figures."""
+"""Measures a VAE trained by train.py and draws its figures."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
-from common import evaluation, plots  # before TensorFlow, whose messages it keeps quiet
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # use this checkout's common/, not an installed one
+from common import evaluation, plots  # before TensorFlow, to silence its messages
 
 # isort: split
 import keras
@@ -16,14 +16,15 @@ from common.checkpoint import read_log
 from common.evaluation import latent_path, siblings
 from vae.train import CURVES, RUNS, bernoulli_loss, generate, kl_divergence, mean_squared_error, to_uint8
 
-# Of CelebA's 40: those of the reports, then some that cover much of a picture.
+# Of CelebA's 40: the reports' first, then some that cover much of the image.
 ATTRIBUTES = ["Male", "Smiling", "Blond_Hair", "Black_Hair", "Eyeglasses", "Young"]
 
 
 def report(experiment, networks, images):
-    """Reconstructions, the latent grids, t-SNE; the ELBO or the MSE, linear probes of the codes, active units.
+    """Draws reconstructions, latent grids, t-SNE, and the curves of all rows trained on the same images in one figure.
 
-    And the curves of all rows that were trained on the same images, in one figure.
+    Returns:
+        The ELBO or MSE, the latent path, the active units and the accuracies of linear probes of the codes, by name.
     """
     encoder, decoder = networks["encoder"], networks["decoder"]
     codes = {name: encode(encoder, part.images) for name, part in (("dev", images.dev), ("test", images.test))}
@@ -37,7 +38,7 @@ def report(experiment, networks, images):
         "samples": generate(decoder, 64, experiment.seed),
     }
     plots.pictures(panels, experiment.folder / "dev_sheet.png", experiment.title)
-    del panels["dev images"]  # CelebA's may not be published
+    del panels["dev images"]  # CelebA's images may not be published
     plots.pictures(panels, experiment.folder / "decoded.png", experiment.title)
 
     logs = {name: read_log(folder) for name, folder in siblings(experiment, RUNS, images.source).items()}
@@ -60,7 +61,7 @@ def report(experiment, networks, images):
         pixels = images.test.images.astype(np.float32) / 255.0
         own["units alive in the encoder's dense layer"] = units_alive(encoder, dense, pixels)
         own["units alive in the decoder's first layer"] = units_alive(inner, inner.get_layer("hidden"), drawn)
-    # Burda et al. 2016, section 5.2: the units whose mean varies over the data by more than 0.01.
+    # Burda et al. 2016, section 5.2: the units whose mean has a variance above 0.01 over the data.
     own["active units"] = int((codes["test"][0].var(0) > 0.01).sum())
 
     panels = {}
@@ -76,19 +77,19 @@ def report(experiment, networks, images):
 
 
 def encode(encoder, images):
-    """The means and log-variances (n, latent_dim) of uint8 images (n, H, W, C)."""
+    """Returns the means and log-variances, each (n, latent_dim), of uint8 images (n, H, W, C)."""
     starts = range(0, len(images), 250)
     parts = [encoder(images[i : i + 250].astype(np.float32) / 255.0, training=False) for i in starts]
     return [np.concatenate(output) for output in zip(*parts)]
 
 
 def sample_codes(means, log_variances, seed):
-    """A code of q(z|x) for each image (n, latent_dim), a function of `seed`."""
+    """Returns a code from q(z|x) for each image, (n, latent_dim); a function of `seed`."""
     return means + tf.exp(0.5 * log_variances) * tf.random.stateless_normal(means.shape, [seed, -4])
 
 
 def numbers(decoder, name, images, means, log_variances, experiment):
-    """The KL in nats, and the ELBO or the MSE: of a code drawn for each image, the MSE of the codes' means too."""
+    """Returns the KL in nats, and the ELBO or MSE with a sampled code per image; the MSE also with the codes' means."""
     kl = float(kl_divergence(means, log_variances).numpy().mean())
     codes = sample_codes(means, log_variances, experiment.seed)
     if experiment.row["model"]["reconstruction"] == "bernoulli":
@@ -107,7 +108,7 @@ def numbers(decoder, name, images, means, log_variances, experiment):
 
 
 def mean_loss(loss, decoder, images, codes):
-    """The mean of `loss` over uint8 images (n, H, W, C) and what `decoder` makes of codes (n, latent_dim)."""
+    """Returns the mean `loss` between uint8 images (n, H, W, C) and `decoder`'s outputs for codes (n, latent_dim)."""
     starts = range(0, len(images), 250)
     parts = [
         loss(images[i : i + 250].astype(np.float32) / 255.0, decoder(codes[i : i + 250], training=False))
@@ -117,15 +118,16 @@ def mean_loss(loss, decoder, images, codes):
 
 
 def units_alive(network, layer, inputs):
-    """How many units of a network's hidden layer, a ReLU, are above 0 for some of the inputs (n, ...)."""
+    """Returns how many units of a hidden ReLU layer are above 0 for at least one of the inputs (n, ...)."""
     hidden = keras.Model(network.inputs, layer.output)
     return int((hidden.predict(inputs, batch_size=250, verbose=0) > 0).any(0).sum())
 
 
 def probe(codes, labels, test_codes, test_labels):
-    """The accuracy of a linear classifier of codes (n, latent_dim) on other codes; that of the most frequent label.
+    """Returns the test accuracy of a linear classifier of codes (n, latent_dim), and that of the most frequent label.
 
-    A logistic regression with scikit-learn's penalty, C = 1; the codes are of about unit size, as the prior has them.
+    The classifier is a logistic regression with scikit-learn's default penalty, C = 1; thanks to the prior, the codes
+    have about unit scale.
     """
     classifier = LogisticRegression(max_iter=10_000).fit(codes, labels)
     most_frequent = np.bincount(labels).argmax()

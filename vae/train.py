@@ -1,13 +1,13 @@
 """VAE: variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114), and beta-VAE.
 
-An encoder turns an image x into a Gaussian q(z|x) over codes, a decoder turns a code z into an image.
+An encoder turns an image x into a Gaussian q(z|x) over codes; a decoder turns a code z into an image.
 Both learn to maximise the evidence lower bound (ELBO) on log p(x); its negative, in nats, is the loss
-(eq. 3; the KL term in closed form, appendix B; z = mean + std * noise, section 2.4):
+(eq. 3, with the KL in closed form, appendix B, and z = mean + std * noise, section 2.4):
 
     L = E_q(z|x)[-log p(x|z)] + KL(q(z|x) || N(0, I)),    KL = 1/2 sum(mean^2 + var - 1 - log var)
 
-beta-VAE (Higgins et al. 2017, eq. 4) weighs the KL with a beta above 1, for disentangled codes. With p(x|z) a Gaussian
-of fixed variance the first term is a weighted mean squared error (MSE). Reports B, C and D minimise, up to a factor,
+beta-VAE (Higgins et al. 2017, eq. 4) multiplies the KL by beta > 1 to disentangle the codes. If p(x|z) is a Gaussian of
+fixed variance, the first term is a weighted mean squared error (MSE). Up to a factor, reports B, C and D minimise
 
     L = weight * MSE + kl_weight * KL
 """
@@ -19,17 +19,17 @@ if __name__ == "__main__":
     import sys
     from pathlib import Path
 
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
-    from common.training import train  # before TensorFlow, whose messages it keeps quiet
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # use this checkout's common/, not an installed one
+    from common.training import train  # before TensorFlow, to silence its messages
 
 import keras
 import tensorflow as tf
 from keras import layers
 
-# One row per experiment, the first is the default. `network`: that of the report of this name. `reported`: by source,
-# the figures of the reports under the names of our measures; {step: value} is a curve, a column of log.csv.
-# The KL is summed over the dimensions: where a report takes their mean, the weight is divided by their number, and D's
-# KL lacks the 1/2. D's images are in [0, 255].
+# One row per experiment; the first is the default. `network`: the report whose networks are used. `reported`: the
+# reports' numbers by source, under our names for the same measures; {step: value} is a curve, a column of log.csv.
+# Our KL is summed over the latent dimensions: where a report averages over them, `kl_weight` is its weight divided by
+# their number. D's KL lacks the factor 1/2, and its images are in [0, 255]; the weights make up for both.
 RUNS = {
     "mnist_z100": dict(
         dataset="mnist", batch_size=32, steps=25_000,
@@ -134,7 +134,7 @@ RUNS = {
         ),
         reported={"C, text": {"test MSE, sampled codes": 0.005205}},
     ),
-    "celeba_z512_weak_kl": dict(  # C's own trial
+    "celeba_z512_weak_kl": dict(  # C tried this too
         dataset="celeba", batch_size=64, steps=125_000, keep="dev_loss",
         model=dict(
             network="C", latent_dim=512, reconstruction="mse", weight=1.0, kl_weight=1e-5 / 512,
@@ -155,7 +155,7 @@ RUNS = {
     ),
 }  # fmt: skip
 
-# The figure of the training curves: a panel per unit, the columns of log.csv in it.
+# The panels of curves.png, one per unit, and the columns of log.csv in each.
 CURVES = {
     "loss": ["loss"],
     "reconstruction loss (nats)": ["reconstruction"],
@@ -167,27 +167,30 @@ normal = keras.initializers.RandomNormal
 
 
 def uniform(fan_in):
-    """Arguments of a layer: PyTorch's default initial weights and biases, U(-1, 1) / sqrt(fan_in).
+    """Returns layer arguments for PyTorch's default initial weights and biases, U(-1, 1) / sqrt(fan_in).
 
-    The fan in of a transposed convolution it counts over the output channels.
+    For a transposed convolution, PyTorch counts the fan-in over the output channels.
     """
     bound = fan_in**-0.5
     return {f"{name}_initializer": keras.initializers.RandomUniform(-bound, bound) for name in ("kernel", "bias")}
 
 
 def batch_norm(**options):
-    """Batch norm with the momentum and epsilon of all reports."""
+    """Returns a batch norm layer with the momentum and epsilon of all reports."""
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **options)
 
 
 def heads(x, latent_dim, initializers):
-    """The mean and the log-variance of q(z|x), float32 also in mixed precision."""
+    """Returns the mean and the log-variance of q(z|x), in float32 even in mixed precision."""
     return [layers.Dense(latent_dim, dtype="float32", name=name, **initializers())(x)
             for name in ("mean", "log_variance")]  # fmt: skip
 
 
 def encoder_a(x, latent_dim):
-    """A's and E's, of 32x32 images. Units of its dense layer may be 0 for every image: the code then tells less."""
+    """Builds A's and E's encoder for 32x32 images.
+
+    Units of its dense layer may output 0 for every image; the code then carries less information.
+    """
     for channels, strides in ((16, 1), (32, 2), (32, 1), (16, 2)):  # 32x32, 16x16, 16x16, 8x8
         x = layers.Conv2D(channels, 3, strides, "same", activation="relu", **uniform(9 * x.shape[-1]))(x)
     x = layers.Flatten()(x)
@@ -196,7 +199,7 @@ def encoder_a(x, latent_dim):
 
 
 def decoder_a(x, channels):
-    """A's and E's."""
+    """Builds A's and E's decoder."""
     latent_dim = x.shape[-1]
     x = layers.Dense(latent_dim, activation="relu", name="hidden", **uniform(latent_dim))(x)
     x = layers.Dense(8 * 8 * 16, **uniform(latent_dim))(x)
@@ -207,7 +210,7 @@ def decoder_a(x, channels):
 
 
 def encoder_b(x, latent_dim):
-    """B's, of 64x64 images; initial weights ours, PyTorch's."""
+    """Builds B's encoder for 64x64 images, but with PyTorch's default initial weights."""
     for channels, size in ((128, 3), (256, 5), (512, 5)):  # 32x32, 16x16, 8x8
         for _ in range(2):
             x = layers.Conv2D(channels, size, 1, "same", activation="relu", **uniform(size**2 * x.shape[-1]))(x)
@@ -217,7 +220,7 @@ def encoder_b(x, latent_dim):
 
 
 def decoder_b(x, channels):
-    """B's."""
+    """Builds B's decoder, but with PyTorch's default initial weights."""
     x = layers.Dense(8 * 8 * 512, **uniform(x.shape[-1]))(x)
     x = layers.Reshape([8, 8, 512])(x)
     for _ in range(2):  # 16x16, 32x32
@@ -226,7 +229,7 @@ def decoder_b(x, channels):
 
 
 def encoder_c(x, latent_dim):
-    """C's, of 64x64 images."""
+    """Builds C's encoder for 64x64 images."""
     for channels in (32, 64, 128, 256):  # 32x32, 16x16, 8x8, 4x4
         x = layers.Conv2D(channels, 5, 2, "same", kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02))(x)
         x = layers.LeakyReLU(0.01)(batch_norm()(x))
@@ -234,7 +237,7 @@ def encoder_c(x, latent_dim):
 
 
 def decoder_c(x, channels):
-    """C's, which ends in tanh(y) / 2 + 1/2: the sigmoid of 2y."""
+    """Builds C's decoder, which ends in tanh(y) / 2 + 1/2, the sigmoid of 2y."""
     x = layers.Dense(4 * 4 * 256, kernel_initializer=normal(stddev=0.02))(x)
     x = layers.Reshape([4, 4, 256])(x)
     for c in (128, 64, 32, channels):  # 8x8, 16x16, 32x32, 64x64
@@ -244,9 +247,10 @@ def decoder_c(x, channels):
 
 
 def encoder_d(x, latent_dim):
-    """D's, of 32x32 images, which it has in [0, 255]; initial weights of the dense layers ours, PyTorch's.
+    """Builds D's encoder for 32x32 images, which it scales to [0, 255].
 
-    D calls its normals truncated, but Jittor cuts them at +-2, which is a hundred standard deviations.
+    The dense layers have PyTorch's default initial weights instead of D's. D calls its normal distributions truncated,
+    but Jittor truncates them at +-2, a hundred standard deviations.
     """
     x = layers.Rescaling(255.0)(x)
     shapes = (32, 4, 2, "same"), (64, 4, 2, "same"), (128, 3, 1, "same"), (128, 4, 2, "same"), (256, 4, 1, "valid")
@@ -258,7 +262,7 @@ def encoder_d(x, latent_dim):
 
 
 def decoder_d(x, channels):
-    """D's, without a last activation."""
+    """Builds D's decoder, which has no output activation."""
     for units in (1024, 4 * 4 * 256):
         x = layers.Dense(units, activation="relu", **uniform(x.shape[-1]))(x)
     x = layers.Reshape([4, 4, 256])(x)
@@ -269,7 +273,7 @@ def decoder_d(x, channels):
     return layers.Rescaling(1 / 255)(x)
 
 
-# By report: the encoder, the decoder, and what turns the decoder's output into pixels.
+# By report: the encoder, the decoder, and the function that turns the decoder's output into pixels.
 NETWORKS = {
     "A": (encoder_a, decoder_a, tf.sigmoid),
     "B": (encoder_b, decoder_b, tf.sigmoid),
@@ -279,31 +283,31 @@ NETWORKS = {
 
 
 def build_networks(image_shape, network, latent_dim):
-    """The encoder and the decoder.
+    """Builds the encoder and the decoder.
 
     Returns:
-        Images (batch, *image_shape) in [0, 1] to q's mean and log-variance, each (batch, latent_dim);
-        codes (batch, latent_dim) to the pixels (batch, *image_shape) before the last activation.
+        The encoder, from images (batch, *image_shape) in [0, 1] to q's mean and log-variance, each (batch, latent_dim),
+        and the decoder, from codes (batch, latent_dim) to pixels (batch, *image_shape) before the last activation.
     """
     encode, decode, _ = NETWORKS[network]
     images, codes = keras.Input(image_shape, name="images"), keras.Input([latent_dim], name="codes")
     encoder = keras.Model(images, encode(images, latent_dim), name="encoder")
-    outputs = layers.Activation("linear", dtype="float32")(decode(codes, image_shape[-1]))  # also in mixed precision
+    outputs = layers.Activation("linear", dtype="float32")(decode(codes, image_shape[-1]))  # even in mixed precision
     return encoder, keras.Model(codes, outputs, name="decoder")
 
 
 def bernoulli_loss(images, logits):
-    """-log p(x|z) in nats, (batch,): each pixel a Bernoulli variable of this logit, summed over the image."""
+    """Returns -log p(x|z) in nats, (batch,), summed over the pixels: Bernoulli variables with these logits."""
     return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(images, logits), [1, 2, 3])
 
 
 def mean_squared_error(images, decoded):
-    """(batch,): the mean over the image's values, in [0, 1]."""
+    """Returns the mean squared error over each image's values, which are in [0, 1]: (batch,)."""
     return tf.reduce_mean((images - decoded) ** 2, [1, 2, 3])
 
 
 def kl_divergence(mean, log_variance):
-    """KL(N(mean, var) || N(0, I)) in nats, (batch,): summed over the latent dimensions."""
+    """Returns KL(N(mean, var) || N(0, I)) in nats, (batch,), summed over the latent dimensions."""
     return 0.5 * tf.reduce_sum(mean**2 + tf.exp(log_variance) - 1.0 - log_variance, 1)
 
 
@@ -323,15 +327,15 @@ class VAE(keras.Model):
         return self.means
 
     def networks(self):
-        """What is saved, by name; `generate` draws from the first, whose images are in [0, 1]."""
+        """Returns the networks to save, by name; `generate` uses the first, whose images are in [0, 1]."""
         codes = keras.Input(self.decoder.input_shape[1:], name="codes")
         last = layers.Activation("sigmoid", dtype="float32")
         if self.to_pixels is tf.identity:
-            last = layers.ReLU(max_value=1.0, dtype="float32")  # cuts to [0, 1]
+            last = layers.ReLU(max_value=1.0, dtype="float32")  # clips to [0, 1]
         return {"decoder": keras.Sequential([codes, self.decoder, last], name="decoder"), "encoder": self.encoder}
 
     def loss_terms(self, images, seed, training):
-        """The loss, the reconstruction's term and the KL: means over uint8 images (batch, H, W, C)."""
+        """Returns the loss, the reconstruction term and the KL: means over uint8 images (batch, H, W, C)."""
         images = tf.cast(images, tf.float32) / 255.0
         mean, log_variance = self.encoder(images, training=training)
         codes = mean + tf.exp(0.5 * log_variance) * tf.random.stateless_normal(tf.shape(mean), seed)
@@ -359,21 +363,21 @@ class VAE(keras.Model):
         return self.track(loss, *terms)
 
     def test_step(self, images):
-        # The same noise at every evaluation: the dev curve moves with the weights alone.
+        # The noise is the same at every evaluation, so that the dev curve changes only with the weights.
         return self.track(*self.loss_terms(images, [self.seed, -1], False), weight=tf.shape(images)[0])
 
 
 def build(
     image_shape, *, network, latent_dim, reconstruction, weight, kl_weight, optimizer, beta_1, learning_rate, seed=0
 ):
-    """A compiled model for `fit` on uint8 images (batch, H, W, C) of `image_shape`.
+    """Returns a compiled model for `fit` on uint8 images (batch, *image_shape).
 
     Args:
-        image_shape: 32x32 for network "A" and "D", 64x64 for "B" and "C".
-        reconstruction: "bernoulli" for -log p(x|z) in nats, or "mse", of pixels in [0, 1].
-        weight: of the reconstruction's term.
-        kl_weight: of the KL in nats, which is summed over the dimensions. Beta.
-        optimizer: the name of a class of keras.optimizers.
+        image_shape: (height, width, channels), 32x32 for networks "A" and "D", 64x64 for "B" and "C".
+        reconstruction: "bernoulli" for -log p(x|z) in nats, or "mse" for the mean squared error of pixels in [0, 1].
+        weight: the weight of the reconstruction term.
+        kl_weight: the weight of the KL in nats, summed over the dimensions (beta).
+        optimizer: the name of a class in keras.optimizers.
     """
     keras.utils.set_random_seed(seed)
     encoder, decoder = build_networks(image_shape, network, latent_dim)
@@ -384,12 +388,12 @@ def build(
 
 
 def generate(decoder, count, seed):
-    """Images uint8 (count, H, W, C) of `decoder`, from codes of N(0, I) that are a function of `seed`."""
+    """Returns uint8 images (count, H, W, C) from `decoder`; the codes, from N(0, I), are a function of `seed`."""
     return to_uint8(decoder, tf.random.stateless_normal([count, decoder.input_shape[-1]], [seed, -2]))
 
 
 def to_uint8(decoder, codes):
-    """Images uint8 (n, H, W, C), the means of p(x|z), of codes (n, latent_dim)."""
+    """Returns uint8 images (n, H, W, C) for codes (n, latent_dim): the means of p(x|z)."""
     parts = [decoder(codes[i : i + 500], training=False) for i in range(0, len(codes), 500)]
     return tf.cast(tf.round(tf.concat(parts, 0) * 255.0), tf.uint8).numpy()
 

@@ -1,10 +1,10 @@
-"""Measures a WGAN that train.py left, and draws its figures."""
+"""Measures a WGAN trained by train.py and draws its figures."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
-from common import evaluation  # before TensorFlow, whose messages it keeps quiet
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # use this checkout's common/, not an installed one
+from common import evaluation  # before TensorFlow, to silence its messages
 
 # isort: split
 import numpy as np
@@ -14,24 +14,24 @@ from wgan.train import CURVES, RUNS, generate, sample_noise, to_uint8
 
 
 def report(experiment, networks, images):
-    """The latent grids; what the critic makes of images it was trained on, of others, and of generated ones."""
+    """Draws the latent grids; measures the critic's scores of training, dev, test and generated images."""
     generator, critic = networks["generator"], networks["critic"]
     own = latent_space(
         experiment, images, lambda noise: to_uint8(generator, noise), lambda *args: sample_noise(generator, *args)
     )
     count = len(images.dev.images)
     sets = {name: part.images for name, part in images.splits().items()}
-    # All over the training images, which MNIST orders by writer.
+    # Spread out: MNIST is ordered by writer.
     sets["training"] = sets["training"][:: max(1, len(sets["training"]) // count)]
     return own | critic_numbers(critic, sets | {"generated": generate(generator, count, experiment.seed)})
 
 
 def critic_numbers(critic, sets):
-    """The mean of f over "training", "dev", "test" and "generated" images, uint8 (n, H, W, C).
+    """Returns the mean of f over "training", "dev", "test" and "generated" images, uint8 (n, H, W, C).
 
-    And how far it has learnt its training images by heart: the part of its estimate on them that dev images have not,
-    (E[f(training)] - E[f(dev)]) / (E[f(training)] - E[f(generated)]), 0 if it tells all real images alike, with the
-    standard error of the numerator's two means.
+    Also returns how much of the critic's estimate is memorised, that is, present on training but not on dev images:
+    (E[f(training)] - E[f(dev)]) / (E[f(training)] - E[f(generated)]), 0 if f scores all real images alike, with the
+    standard error due to the numerator's two means.
     """
     scores = {name: score(critic, images) for name, images in sets.items()}
     means = {name: float(values.mean()) for name, values in scores.items()}
@@ -45,7 +45,7 @@ def critic_numbers(critic, sets):
 
 
 def score(critic, images):
-    """The scores f(x) of uint8 images (n, H, W, C), float64 (n,)."""
+    """Returns the scores f(x) of uint8 images (n, H, W, C), float64 (n,)."""
     starts = range(0, len(images), 500)
     scores = [critic(images[i : i + 500].astype(np.float32) / 127.5 - 1.0, training=False) for i in starts]
     return np.concatenate(scores)[:, 0].astype(np.float64)

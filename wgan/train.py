@@ -1,14 +1,15 @@
 """WGAN-DIV and WGAN-GP (Wu et al. 2018, arXiv:1712.01026; Gulrajani et al. 2017, arXiv:1704.00028).
 
-Instead of a discriminator's probability a critic f gives any number, high for real images, and its gradient is held
-down at points between real images x and generated ones, x' = u x + (1 - u) G(z), u of U(0, 1) (Algorithm 1 of both):
+Instead of a discriminator's probability, a critic f gives each image an unbounded score, high for real images. Its
+gradient is penalised at points between real images x and generated ones, x' = u x + (1 - u) G(z), with u from U(0, 1)
+(Algorithm 1 of both papers):
 
     L_f = E[f(G(z))] - E[f(x)] + weight E[| |grad f(x')| - target |^power]        L_G = -E[f(G(z))]
 
-WGAN-DIV: target 0, weight k = 2, power p = 6; -L_f, at its largest over all smooth f, is the Wasserstein divergence.
-WGAN-GP: target 1, weight 10, power 2; E[f(x)] - E[f(G(z))], at its largest over the f of slope 1 at most, is the
-Wasserstein-1 distance, and the gradient of that f has norm 1 between the real and the generated images it couples.
-Before each update of G, f gets five.
+WGAN-DIV: target 0, weight k = 2, power p = 6; the maximum of -L_f over all smooth f is the Wasserstein divergence.
+WGAN-GP: target 1, weight 10, power 2; the maximum of E[f(x)] - E[f(G(z))] over all 1-Lipschitz f is the Wasserstein-1
+distance, and the gradient of the optimal f has norm 1 between coupled real and generated images.
+The critic is updated five times before each update of G.
 """
 
 import os
@@ -18,17 +19,18 @@ if __name__ == "__main__":
     import sys
     from pathlib import Path
 
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this folder's common, whatever is installed
-    from common.training import train  # before TensorFlow, whose messages it keeps quiet
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # use this checkout's common/, not an installed one
+    from common.training import train  # before TensorFlow, to silence its messages
 
 import keras
 import tensorflow as tf
 from keras import layers
 
-# One row per experiment, the first is the default. A step is one update of G. `network`: that of the report of this
-# name. `reported`: by source, the figures of the reports under the names of our measures; D's published pictures were
-# measured as ours are. The penalty, its points and Adam's betas of (0, 0.9) are the papers' and D's; C's are the
-# networks and Adam of celeba_gp. Ours are mnist, WGAN-GP on CIFAR-10, the rows that end in "small", celeba_gp's length.
+# One row per experiment; the first is the default. A step is one update of G. `network`: the report whose networks are
+# used, or "ours". `reported`: the reports' numbers by source, under our names for the same measures; D's published
+# images were measured like ours. The penalty and its points are the papers', Adam's betas of (0, 0.9) the papers' and
+# D's; celeba_gp has C's networks and Adam. mnist, WGAN-GP on CIFAR-10, the rows that end in "small" and the number of
+# steps of celeba_gp are ours.
 RUNS = {
     "mnist": dict(
         dataset="mnist", batch_size=64, steps=10_000,
@@ -90,10 +92,10 @@ RUNS = {
     ),
 }  # fmt: skip
 
-# The figure of the training curves: a panel per unit, the columns of log.csv in it.
+# The panels of curves.png, one per unit, and the columns of log.csv in each.
 CURVES = {
     "the critic's loss": ["critic_loss"],
-    "its estimate, E[f(x)] - E[f(G(z))]": ["estimate"],
+    "the estimate, E[f(x)] - E[f(G(z))]": ["estimate"],
     "the penalty": ["penalty"],
     "G's loss": ["g_loss"],
 }
@@ -103,16 +105,16 @@ normal = keras.initializers.RandomNormal
 
 
 def batch_norm():
-    """Batch norm with the momentum and epsilon of all reports."""
+    """Returns a batch norm layer with the momentum and epsilon of all reports."""
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
 
 
-# No critic has batch norm: with it f(x) would depend on the other images of the batch too, and the penalty, of the
-# gradient of each image's own f, would not be that of the loss (Gulrajani et al., section 4).
+# No critic has batch norm: with it, f(x) would also depend on the other images of the batch, and the penalty on each
+# image's own gradient would no longer be valid (Gulrajani et al., section 4).
 
 
 def networks_ours(noise, images, width):
-    """Of 32x32 images."""
+    """Builds our networks for 32x32 images."""
     x = layers.Reshape([4, 4, 4 * width])(layers.Dense(4 * 4 * 4 * width, use_bias=False)(noise))
     for channels in (2 * width, width, images.shape[-1]):  # 8x8, 16x16, 32x32
         x = layers.LeakyReLU(0.2)(batch_norm()(x))
@@ -125,7 +127,7 @@ def networks_ours(noise, images, width):
 
 
 def networks_c(noise, images, width):
-    """C's, of 64x64 images."""
+    """Builds C's networks for 64x64 images."""
     x = layers.Dense(4 * 4 * 8 * width, kernel_initializer=normal(stddev=0.02))(noise)
     x = layers.Reshape([4, 4, 8 * width])(x)
     for channels in (4 * width, 2 * width, width, images.shape[-1]):  # 8x8, 16x16, 32x32, 64x64
@@ -139,13 +141,13 @@ def networks_c(noise, images, width):
 
 
 def conv(channels, size=3):
-    """With Xavier's uniform initial weights, of gain sqrt 2."""
+    """Returns a convolution whose initial weights are Xavier uniform, with a gain of sqrt(2)."""
     kernel = keras.initializers.VarianceScaling(2.0, "fan_avg", "uniform")
     return layers.Conv2D(channels, size, 1, "same", kernel_initializer=kernel)
 
 
 def networks_d(noise, images, width):
-    """D's, of 32x32 images: the residual networks of Gulrajani et al., appendix C."""
+    """Builds D's networks for 32x32 images: the residual networks of Gulrajani et al., appendix C."""
     x = layers.Reshape([4, 4, width])(layers.Dense(4 * 4 * width)(noise))
     for _ in range(3):  # 8x8, 16x16, 32x32
         larger = layers.UpSampling2D()
@@ -165,26 +167,31 @@ def networks_d(noise, images, width):
 
 
 def build_networks(image_shape, network, latent_dim, width, noise):
-    """G, from noise (batch, latent_dim) to images (batch, *image_shape) in [-1, 1], and f, to (batch, 1)."""
-    name = {"normal": "noise", "uniform": "uniform_noise"}[noise]  # which `sample_noise` reads
+    """Builds G and f.
+
+    Returns:
+        G, from noise (batch, latent_dim) to images (batch, *image_shape) in [-1, 1], and f, from images to the score
+        (batch, 1).
+    """
+    name = {"normal": "noise", "uniform": "uniform_noise"}[noise]  # read by `sample_noise`
     noise, images = keras.Input([latent_dim], name=name), keras.Input(image_shape, name="images")
     x, y = {"ours": networks_ours, "C": networks_c, "D": networks_d}[network](noise, images, width)
-    # Both outputs are float32 also in mixed precision.
+    # All outputs are float32, even in mixed precision.
     generator = keras.Model(noise, layers.Activation("tanh", dtype="float32")(x), name="generator")
     return generator, keras.Model(images, y, name="critic")
 
 
 def gradient_norm(critic, images):
-    """|grad f| at each of `images` (batch, H, W, C), with respect to all its values: (batch,)."""
+    """Returns |grad f| at each of `images` (batch, H, W, C), with respect to all of its values: (batch,)."""
     with tf.GradientTape() as tape:
         tape.watch(images)
         scores = critic(images, training=True)
-    # The root has no derivative at 0.
+    # The square root has no derivative at 0.
     return tf.sqrt(tf.reduce_sum(tape.gradient(scores, images) ** 2, [1, 2, 3]) + 1e-12)
 
 
 class WGAN(keras.Model):
-    """The generator and the critic, with an Adam each."""
+    """The generator and the critic, each with its own Adam."""
 
     def __init__(self, generator, critic, batches_per_step, target, weight, power, learning_rate, beta_1, beta_2, seed):
         super().__init__()
@@ -202,17 +209,17 @@ class WGAN(keras.Model):
         return self.means
 
     def networks(self):
-        """What is saved, by name; `generate` draws from the first."""
+        """Returns the networks to save, by name; `generate` uses the first."""
         return {"generator": self.generator, "critic": self.critic}
 
     def sample(self, count, seed):
-        """Noise (count, latent_dim) and u (count, 1, 1, 1) of U(0, 1), functions of `seed`."""
+        """Returns noise (count, latent_dim) and u (count, 1, 1, 1) from U(0, 1); a function of `seed`."""
         noise_seed, u_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
         u = tf.random.stateless_uniform([count, 1, 1, 1], u_seed)
         return sample_noise(self.generator, count, noise_seed), u
 
     def critic_losses(self, reals, fakes, u):
-        """The critic's loss, its estimate and the penalty, of images (batch, H, W, C) in [-1, 1]."""
+        """Returns the critic's loss, its estimate and the penalty, for images (batch, H, W, C) in [-1, 1]."""
         real_scores, fake_scores = tf.split(self.critic(tf.concat([reals, fakes], 0), training=True), 2)
         estimate = tf.reduce_mean(real_scores) - tf.reduce_mean(fake_scores)
         norm = gradient_norm(self.critic, u * reals + (1.0 - u) * fakes)
@@ -225,9 +232,9 @@ class WGAN(keras.Model):
         return self.get_metrics_result()
 
     def train_step(self, images):
-        """An update of f on each of the batches of `images`, uint8 (batches_per_step * n, H, W, C), then one of G.
+        """Updates f on each of the batches in `images`, uint8 (batches_per_step * n, H, W, C), then G once.
 
-        Logged are f's losses before its last update.
+        The logged losses of f are those before its last update.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         seed = tf.random.experimental.stateless_fold_in([self.seed, self.g_optimizer.iterations.value], replica)
@@ -246,9 +253,9 @@ class WGAN(keras.Model):
         return self.track(*losses, g_loss)
 
     def test_step(self, images):
-        """The losses of other real images, uint8 (batch, H, W, C), and noise that is a function of them.
+        """Measures the losses on other real images, uint8 (batch, H, W, C), with noise that is a function of them.
 
-        A critic that knows its training images by heart differs here.
+        They differ from the training losses if the critic has memorised its training images.
         """
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
         seed = tf.random.experimental.stateless_fold_in([self.seed, -1], tf.reduce_sum(tf.cast(images, tf.int32)))
@@ -259,7 +266,7 @@ class WGAN(keras.Model):
 
 
 def sample_noise(generator, count, seed):
-    """Noise (count, latent_dim) that is a function of `seed`: of U(-1, 1) or N(0, 1), as `generator` takes it."""
+    """Returns noise (count, latent_dim) from U(-1, 1) or N(0, 1), as `generator` expects; a function of `seed`."""
     noise = generator.inputs[0]
     shape = [count, noise.shape[-1]]
     if noise.name == "uniform_noise":
@@ -271,15 +278,15 @@ def build(
     image_shape, *, batches_per_step, network, latent_dim, width, noise, target, weight, power, learning_rate, beta_1,
     beta_2, seed=0,
 ):  # fmt: skip
-    """A compiled model for `fit` on uint8 images (batches_per_step * n, H, W, C) of `image_shape`.
+    """Returns a compiled model for `fit` on uint8 images (batches_per_step * n, *image_shape).
 
     Args:
-        batches_per_step: f's updates before each of G, of n images each.
-        image_shape: 32x32 for the networks "ours" and "D", 64x64 for "C".
-        width: channels, of "D" in all layers, else of G's last and f's first hidden layer; each one further in has
-            twice as many.
+        image_shape: (height, width, channels), 32x32 for networks "ours" and "D", 64x64 for "C".
+        batches_per_step: updates of f before each update of G, each on n images.
+        width: channels of all layers in "D"; else of G's last and of f's first hidden layer, doubling with each layer
+            away from the image.
         noise: "normal" for N(0, 1), "uniform" for U(-1, 1).
-        target, weight, power: of the penalty; WGAN-DIV's are 0, k and p, WGAN-GP's 1, its weight and 2.
+        target, weight, power: of the penalty; 0, k and p for WGAN-DIV, and 1, its weight and 2 for WGAN-GP.
     """
     keras.utils.set_random_seed(seed)
     generator, critic = build_networks(image_shape, network, latent_dim, width, noise)
@@ -289,12 +296,12 @@ def build(
 
 
 def generate(generator, count, seed):
-    """Images uint8 (count, H, W, C) of `generator`, from noise that is a function of `seed`."""
+    """Returns uint8 images (count, H, W, C) from `generator`; the noise is a function of `seed`."""
     return to_uint8(generator, sample_noise(generator, count, [seed, -2]))
 
 
 def to_uint8(generator, noise):
-    """Images uint8 (n, H, W, C) of noise (n, latent_dim), in inference mode."""
+    """Returns uint8 images (n, H, W, C) for noise (n, latent_dim), in inference mode."""
     parts = [generator(noise[i : i + 500], training=False) for i in range(0, len(noise), 500)]
     return tf.cast(tf.round((tf.concat(parts, 0) + 1.0) * 127.5), tf.uint8).numpy()
 
