@@ -54,7 +54,7 @@ def gif(frames: list[Path], path: Path) -> None:
 
 def _save(figure: plt.Figure, path: Path) -> None:
     with atomic_write(path) as draft:
-        figure.savefig(draft)
+        figure.savefig(draft, bbox_inches="tight")  # with the whole of a long title
     plt.close(figure)
 
 

@@ -40,7 +40,8 @@ UNITS, ALIVE = "active units", "units alive in the encoder's dense layer"
 # One table each: its rows, and its columns with their formats.
 QUESTIONS = {
     "path": (
-        ["vae mnist_z100", "dcgan mnist_padded", "dcgan mnist", "dcgan mnist_bias", "dcgan mnist_wide"],
+        ["vae mnist_z100", "dcgan mnist_padded", "dcgan mnist", "dcgan mnist_bias", "dcgan mnist_wide",
+         "dcgan mnist_wide_bias"],
         {"latent path: length (of its ends' distance)": ".2f", "latent path: longest step (of the mean step)": ".2f",
          "latent path: FID of its ends (classifier)": ".1f", "latent path: FID of its midpoints (classifier)": ".1f"},
     ),
