@@ -38,11 +38,11 @@ def samples(images: np.ndarray, path: Path) -> None:
 def gif(frames: list[Path], path: Path) -> None:
     """Saves an animation of at most 20 of the 8x8 sheets in `frames`, evenly spaced, the last one held for two seconds.
 
-    To stay within a few hundred kB, it shows the top-left 5x5 images in few colours; for larger images, 3x3 and at most
-    12 frames.
+    To stay below 300 kB, it shows only the top-left images in few colours: 5x5 grey ones, 4x4 in colour; of images
+    larger than 32x32, 3x3 in at most 12 frames.
     """
-    pictures = []
-    side, count = (5, 20) if Image.open(frames[0]).width < 300 else (3, 12)
+    pictures, first = [], Image.open(frames[0])
+    side, count = (3, 12) if first.width > 300 else (5 if first.mode == "L" else 4, 20)
     for i in np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)):
         frame = Image.open(frames[i])
         corner = frame.crop((0, 0, frame.width * side // 8, frame.height * side // 8))
