@@ -281,6 +281,6 @@ def dev_losses(panels: dict[str, dict[str, list[list[dict]]]], ends: dict[str, d
         low, high = min(last), max(last)  # the first steps' spike would flatten the rest
         axis.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
         axis.set(title=title, xlabel="training step", ylabel="dev loss (nats)")
-        axis.legend(loc="upper right")
+        axis.legend()
     figure.suptitle("Seeds, by the active units of the code; dashed: where the reports ended")
     _save(figure, path)
