@@ -40,6 +40,9 @@ def silenced() -> Iterator[None]:
 for _name in ("stdin", "stdout", "stderr"):
     if getattr(sys, _name) is None:
         setattr(sys, _name, open(os.devnull, "r+"))
+# A name that the terminal's encoding lacks must not end the output.
+with contextlib.suppress(AttributeError):  # a notebook's stdout
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _on_error(kind, error, trace):

@@ -6,7 +6,6 @@ They run in the order set in `training.fit`, and share the `Step` and the logs: 
 
 import contextlib
 import csv
-import errno
 import math
 import os
 import signal
@@ -73,21 +72,20 @@ def has_dev_loss(model: keras.Model) -> bool:
 
 
 class Finite(Callback):
-    """Raises FloatingPointError if a loss or, at the end of an interval, a weight is not finite.
-
-    The losses are computed before the step's update, so they can't show what it did to the weights.
-    """
+    """Raises FloatingPointError if a loss is not finite."""
 
     def __init__(self, step: Step):
         super().__init__()
         self.step = step
 
     def on_train_batch_end(self, batch, logs=None):
-        values = dict(logs)
-        if self.step.due:
-            values |= {weight.path: float(np.sum(weight.numpy())) for weight in self.model.weights}
-        if wrong := [f"{name} is {float(value):g}" for name, value in values.items() if not math.isfinite(value)]:
-            raise FloatingPointError(f"{', '.join(wrong)} at step {self.step.now:,}")
+        check_finite(logs, self.step.now)
+
+
+def check_finite(values: dict, step: int) -> None:
+    """Raises FloatingPointError if one of the values, by name, is not finite."""
+    if wrong := [f"{name} is {float(value):g}" for name, value in values.items() if not math.isfinite(value)]:
+        raise FloatingPointError(f"{', '.join(wrong)} at step {step:,}")
 
 
 class Stop(Callback):
@@ -175,7 +173,7 @@ class TensorBoard(Callback):
                 with writer.as_default(step=np.int64(self.step.now)):
                     tf.summary.scalar(name.removeprefix("dev_"), np.float32(value))
         except tf.errors.OpError as error:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder)) from error
+            raise UserError(f"cannot write to {self.folder} ({error.message}): mend that, or set RUNS_DIR") from error
 
 
 class Bar(Callback):
@@ -267,6 +265,9 @@ class Checkpoint(Callback):
 
     If a row has the key "keep", the saved networks are those with the lowest value in that column of the log; without
     the key, or before there is a value, they are the latest.
+
+    Raises FloatingPointError, and saves nothing, if a weight is not finite. The losses can't show it: they are computed
+    before the step's update, and a ReLU may turn NaN into 0.
     """
 
     def __init__(self, step: Step, experiment: Experiment, state: checkpoint.State):
@@ -288,6 +289,7 @@ class Checkpoint(Callback):
 
     def save(self, networks: bool):
         begun = time.monotonic()
+        check_finite({weight.path: np.sum(weight.numpy()) for weight in self.model.weights}, self.step.now)
         with open(self.folder / "log.csv", "rb+") as log:
             os.fsync(log.fileno())  # after a power cut, the checkpoint must not be ahead of the log
         state = self.state._replace(step=self.step.now, seconds=begun - self.begun, best=self.best)

@@ -55,8 +55,8 @@ def load(parent: Path) -> Faces:
     """
     pictures = _find_pictures(parent)
     path, names, rows = _read_list(parent)
-    _check_complete(rows, pictures.path, pictures.files, path)
-    _check_complete(pictures.files, path, rows, pictures.path)
+    _check_complete(rows, path, pictures.files, pictures.path)
+    _check_complete(pictures.files, pictures.path, rows, path)
     faces = list(pictures.files)[:USED]
     if len(faces) < LEAST:
         raise UserError(f"{pictures.path} holds {len(faces):,} faces, fewer than {LEAST:,}: get the complete set")
@@ -194,6 +194,8 @@ def _decode(pictures: Pictures, file: str) -> np.ndarray:
             # Pillow's filters widen with the scale, which prevents aliasing.
             return np.asarray(face.convert("RGB").crop(CROP).resize((64, 64), Image.Resampling.BILINEAR))
     except Exception as error:  # Pillow, zipfile and zlib all raise their own for a damaged file
+        if isinstance(error, MemoryError) or getattr(error, "errno", None):  # not about the file's contents
+            raise
         raise UserError(f"{pictures.path / file} is damaged ({error}): get it again") from error
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def read_state(folder: Path) -> State | None:
         raise UserError(
             f"{path} is from another version ({error}): delete {folder} to start over, or set RUNS_DIR"
         ) from error
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         if getattr(error, "errno", None):  # not about the file's contents
             raise
         raise UserError(f"{path} is damaged ({error}): delete {folder} to start over") from error
@@ -98,7 +99,7 @@ def save_checkpoint(model: keras.Model, state: State, folder: Path, networks: bo
         with h5py.File(draft, "a") as file:
             file.attrs["state"] = json.dumps(state._replace(checksum=_checksum(file))._asdict())
         if networks:
-            save_networks(model, folder)
+            save_networks(model, folder, state.step)
 
 
 def load_checkpoint(model: keras.Model, state: State, folder: Path) -> None:
@@ -110,20 +111,38 @@ def load_checkpoint(model: keras.Model, state: State, folder: Path) -> None:
     path = folder / CHECKPOINT
     try:
         with h5py.File(path) as file:
-            if state.checksum not in (None, _checksum(file)):
+            if state.checksum != _checksum(file):
                 raise UserError(f"{path} is damaged (its checksum differs): delete {folder} to start over")
         model.load_weights(path)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
         if getattr(error, "errno", None):
             raise
         raise UserError(f"{path} does not match the networks of this run: delete {folder} to start over") from error
 
 
-def save_networks(model: keras.Model, folder: Path) -> None:
-    """Writes each of the model's networks as <name>.keras, or none if one can't be written."""
+def save_networks(model: keras.Model, folder: Path, step: int) -> None:
+    """Writes each of the model's networks as <name>.keras, or none if one can't be written.
+
+    A .keras file is a zip; its comment tells the step.
+    """
     with contextlib.ExitStack() as drafts:
         for name, network in model.networks().items():
-            network.save(drafts.enter_context(atomic_write(folder / f"{name}.keras")))
+            draft = drafts.enter_context(atomic_write(folder / f"{name}.keras"))
+            network.save(draft)
+            with zipfile.ZipFile(draft, "a") as file:
+                file.comment = f"{step}".encode()
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what a damaged .keras file raises into a UserError."""
+    try:
+        with open(path, "rb"):  # Keras hides why it can't
+            yield
+    except (ValueError, OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        if getattr(error, "errno", None):  # not about the file's contents
+            raise
+        raise UserError(f"{path} is damaged: delete it, and run the same command again") from error
 
 
 def load_network(path: Path) -> keras.Model:
@@ -132,11 +151,18 @@ def load_network(path: Path) -> keras.Model:
     Raises:
         UserError: The file is damaged.
     """
-    try:
-        with silenced():
-            return keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged: delete it, and run the same command again") from error
+    with _readable(path), silenced():
+        return keras.saving.load_model(path, compile=False)
+
+
+def network_step(path: Path) -> int:
+    """Returns the step that `save_networks` wrote a network at.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    with _readable(path), zipfile.ZipFile(path) as file:
+        return int(file.comment)
 
 
 def read_log(folder: Path) -> list[dict]:

@@ -256,7 +256,7 @@ def batches(
 ) -> tf.data.Dataset:
     """Returns the batches of steps `start` to `stop`, uint8 (batch_size, H, W, C), a function of (seed, step).
 
-    With `labels` (n,), returns pairs of images and labels (batch_size,). Each pass over the images is a new
+    With `labels` (n, ...), returns pairs of images and labels (batch_size, ...). Each pass over the images is a new
     permutation; its incomplete last batch is dropped.
     """
     per_pass = len(images) // batch_size

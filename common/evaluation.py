@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import json
 import platform
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,9 +59,8 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         chosen = experiment.select(runs, report)
         chosen.require_checkpoint()
         images = datasets.load(chosen.row["dataset"])
-        state, loaded = load(chosen, images, networks)
+        state, loaded, measured = load(chosen, images, networks)
         describe(chosen, images)
-        measured = state.best[1] if state.best else state.step
         kept = f"; measuring step {measured:,}, with the lowest {chosen.row['keep']}" if state.best else ""
         say(f"  state   {state.step:,} of {chosen.steps:,} steps done{kept}")
 
@@ -95,23 +95,27 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         say(f"done: metrics.json and the figures are in {chosen.folder}")
 
 
-def load(chosen: Experiment, images: Dataset, networks: tuple[str, ...]) -> tuple[State, dict]:
-    """Returns the state and the networks by name, from the same step even while a train.py saves.
+def load(chosen: Experiment, images: Dataset, networks: tuple[str, ...]) -> tuple[State, dict, int]:
+    """Returns the state, the networks by name and the step that all of them are from, even while a train.py saves.
 
     Raises:
-        UserError: A network is missing.
+        UserError: A network is missing, or they are from different steps.
     """
-    while True:
+    paths = {name: chosen.folder / f"{name}.keras" for name in networks}
+    for _ in range(10):
         state = checkpoint.begin(chosen, images.identity)
-        for name in networks:
-            if not (chosen.folder / f"{name}.keras").is_file():
-                remedy = f"run this first: {chosen.command('train.py')}"
-                if state.best:
-                    remedy = f"delete {chosen.folder} and train again"
-                raise UserError(f"{name}.keras is missing from {chosen.folder}; {remedy}")
-        loaded = {name: load_network(chosen.folder / f"{name}.keras") for name in networks}
-        if checkpoint.begin(chosen, images.identity) == state:
-            return state, loaded
+        remedy = f"run this first: {chosen.command('train.py')}"
+        if state.best:
+            remedy = f"delete {chosen.folder} and train again"
+        if missing := [path.name for path in paths.values() if not path.is_file()]:
+            raise UserError(f"{missing[0]} is missing from {chosen.folder}; {remedy}")
+        before = {checkpoint.network_step(path) for path in paths.values()}
+        loaded = {name: load_network(path) for name, path in paths.items()}
+        after = {checkpoint.network_step(path) for path in paths.values()}
+        if before == after and len(after) == 1:
+            return state, loaded, after.pop()
+        time.sleep(1)
+    raise UserError(f"the networks in {chosen.folder} are from different steps; {remedy}")
 
 
 def sample_count(images: Dataset) -> int:

@@ -47,7 +47,8 @@ class Experiment(NamedTuple):
             UserError: There is none.
         """
         if not (self.folder / CHECKPOINT).is_file():
-            beside = [path.parent.name for path in self.folder.parent.glob(f"{self.name}-*/{CHECKPOINT}")]
+            beside = [path.parent.name for path in self.folder.parent.glob(f"{self.name}*/{CHECKPOINT}")
+                      if path.parent.name.partition("-")[0] == self.name]  # fmt: skip
             hint = f" (there is one in {', '.join(sorted(beside))}: set STEPS and SEED as before)" if beside else ""
             raise UserError(f"no trained model in {self.folder}{hint}; run this first: {self.command('train.py')}")
 
@@ -94,7 +95,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def runs_dir() -> Path:
     """Returns RUNS_DIR, by default the repository's runs/."""
-    return Path(os.environ.get("RUNS_DIR") or ROOT / "runs").expanduser()
+    return Path(os.path.expanduser(os.environ.get("RUNS_DIR") or ROOT / "runs"))  # noqa: PTH111  see data_dir
 
 
 def data_dir() -> Path:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -36,13 +37,14 @@ def bar(**options) -> tqdm:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a draft to write to, which atomically replaces `path` if the block ends without an exception.
 
-    The draft's name contains the process ID; a draft left by a killed process is removed once it is an hour old.
+    Each draft has a name of its own, also among machines that share the folder; a draft left by a killed process is
+    removed once it is an hour old.
     """
     for left in path.parent.glob(f"~*-{path.name}"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > 3600:
                 left.unlink()
-    draft = path.with_name(f"~{os.getpid()}-{path.name}")
+    draft = path.with_name(f"~{secrets.token_hex(4)}-{path.name}")
     try:
         yield draft
         with open(draft, "rb+") as file:

@@ -207,8 +207,12 @@ def latent_path(to_images: Callable, ends: tf.Tensor, real: np.ndarray, name: st
 
 def nearest_distance(images: np.ndarray, training: np.ndarray) -> float:
     """Returns the distance to the nearest training image in RMS grey levels per pixel, the median of 1,000 `images`."""
-    points, centres = (classifier.checked(x).reshape(len(x), -1).astype(np.float32) for x in (images[:1000], training))
-    distances = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(centres).kneighbors(points)[0]
+    points = classifier.checked(images[:1000]).reshape(len(images[:1000]), -1).astype(np.float32)
+    distances = np.full([len(points), 1], np.inf)
+    for start in range(0, len(training), 4000):  # all of CelebA in float32 would take 2 GB
+        centres = classifier.checked(training[start : start + 4000]).reshape(-1, points.shape[1]).astype(np.float32)
+        found = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(centres).kneighbors(points)[0]
+        distances = np.minimum(distances, found)
     return float(np.median(distances) / points.shape[1] ** 0.5)
 
 

@@ -28,6 +28,7 @@ from common.files import bar, one_line_errors, say
 from common.plan import Job, missing, plan, read_json, show
 from common.running import Place, Running, hold, places
 
+STOPPED = {130, 143, -signal.SIGINT, -signal.SIGTERM}  # exit codes of a script that was told to stop
 TICK, LOOK_AGAIN, SAY_AGAIN = 0.5, 5, 60  # seconds between checks of running rows, of a row in use, and between lines
 
 
@@ -151,13 +152,16 @@ class RunAll:
         row.close()
         self.running.remove(row)
         self.free.append(row.place)
-        if code and not stopping:
+        if code and not (stopping and code in STOPPED):
             self.failed.append(f"FAILED {row.job.title}: {row.failure(code)}")
             say(self.failed[-1])
         elif not code and not row.calls:
             took = tqdm.format_interval(time.monotonic() - row.begun)
             say(f"{row.job.title}: done in {took}; rows waiting: {len(self.waiting)}")
-            write_page()
+            try:
+                write_page()
+            except (OSError, LookupError) as error:  # which must not end the other rows
+                say(f"*** RESULTS.md is not written: {error!r}")
 
 
 def write_page() -> Path:
@@ -178,7 +182,10 @@ def main(words: list[str]) -> int:
         print(__doc__, usage.variables(), sep="\n")
         return 0
     usage.warn_of_variables()
+    experiment.data_dir()  # raises if there is no such folder
     jobs, absent = plan(words)
+    if not any(job.identity for job in jobs):
+        raise next(iter(absent.values()))
     todo = [job for job in jobs if job.calls]
     chosen = places(todo)
     show(jobs, absent, len(chosen))

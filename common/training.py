@@ -69,7 +69,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         else:
             say(f"  trained already, {chosen.steps:,} steps; to train again, delete {chosen.folder}")
             if not state.best and not worker:
-                checkpoint.save_networks(model, chosen.folder)  # as this version writes them
+                checkpoint.save_networks(model, chosen.folder, state.step)  # as this version writes them
         if not worker:
             draw_training(chosen, curves)
         if signal:
@@ -147,7 +147,7 @@ def fit(chosen: Experiment, state: State, model: keras.Model, images: Dataset, g
         left = "there is no checkpoint yet"
         if kept:
             left = f"the checkpoint of step {kept.step:,} is kept in {chosen.folder}"
-        raise SystemExit(f"error: {error}; {left}") from error
+        raise SystemExit(f"error: {error}: try another SEED ({left})") from error
     finally:
         for part in parts:
             getattr(part, "close", lambda: None)()

@@ -26,17 +26,18 @@ def check_command_line() -> None:
         SystemExit: With 0 after --help, with 2 after a mistake.
     """
     script = Path(*sys.argv[:1])
-    if script.name not in ("train.py", "test.py") or script.resolve().parent.parent != ROOT:
+    folder = script.resolve().parent
+    if script.name not in ("train.py", "test.py") or folder.parent != ROOT:
         return
     with one_line_errors():
-        runs = read_runs(script.with_name("train.py"))
+        runs = read_runs(folder / "train.py")
         if HELP & {*sys.argv[1:]}:
             print(help_text(script, runs))
             sys.exit(0)
         warn_of_variables()
         experiment.data_dir()
         if runs:
-            chosen = experiment.named(script.resolve().parent, runs, experiment.asked(runs))
+            chosen = experiment.named(folder, runs, experiment.asked(runs))
             if script.name == "test.py":
                 chosen.require_checkpoint()
 

@@ -288,5 +288,9 @@ def test_inception_of_a_local_folder(tmp_path, monkeypatch, digits):
     assert features.shape == (60, 64)
     assert features.min() >= -1 and features.max() <= 1 and features.min() < -0.99  # scaled to [-1, 1]
     other = metrics.inception_features(digits.dev.images[:60])
-    assert metrics.frechet_distance(features, other) == pytest.approx(gaussian_frechet(features, other), rel=1e-2)
+    expected = gaussian_frechet(features, other)
+    assert metrics.frechet_distance(features, other) == pytest.approx(expected, rel=1e-2)
+    # As the reports measured it: as many training images, in any order, as generated ones.
+    as_reported = metrics.report_fid(lambda count: digits.dev.images[:count], images, seed=0, count=60)
+    assert as_reported == pytest.approx(expected, rel=1e-2)
     metrics._inception.cache_clear()

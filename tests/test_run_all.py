@@ -139,7 +139,8 @@ def test_side_by_side(runs, monkeypatch, capsys):
     assert text.count(failed) == 2 and text.index(failed) < text.index("2 of 4 rows") < text.rindex(failed)
     assert calls(runs) == ALL_CALLS
     assert (runs / "RESULTS.md").read_text() == "Results: long short"
-    assert (runs / "tiny" / "long.log").read_text() in ("cores 1, threads 1\n", "")  # nothing on macOS
+    pinned = hasattr(os, "sched_setaffinity")  # not on macOS
+    assert (runs / "tiny" / "long.log").read_text() == ("cores 1, threads 1\n" if pinned else "")
     assert json.loads((runs / "tiny" / "short" / "memory.json").read_text())["peak_bytes"] > 1e6
     assert run_all.main([]) == 1
     assert "rows: 4, to do: 1, " in capsys.readouterr().out
@@ -161,6 +162,25 @@ def test_a_signal_stops_all(runs, start, capfd, number):
     assert run_all.main(["long"]) == 0
     assert "going on from step" in (runs / "tiny" / "long.log").read_text()
     assert calls(runs) == ["test long", "train long"]
+
+
+@pytest.mark.parametrize(("code", "failed"), [(143, []), (-signal.SIGTERM, []), (2, ["FAILED tiny broken: code 2"])])
+def test_a_row_that_fails_as_all_are_stopped_is_named(code, failed):
+    row = SimpleNamespace(
+        look=lambda: code, close=lambda: None, failure=lambda code: f"code {code}", calls=[], place=None,
+        job=SimpleNamespace(title="tiny broken"),
+    )  # fmt: skip
+    rows = run_all.RunAll([], [], None)
+    rows.running = [row]
+    rows.look(row, stopping=True)
+    assert rows.failed == failed and not rows.running
+
+
+def test_without_any_data(runs, monkeypatch):
+    for words, data_dir, text in ((["faces"], "", "no faces"), ([], str(runs / "nowhere"), "DATA_DIR=")):
+        monkeypatch.setenv("DATA_DIR", data_dir)
+        with pytest.raises(UserError, match=text):
+            run_all.main(words)
 
 
 @pytest.mark.parametrize("lost", [True, False])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import types
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -27,7 +28,7 @@ import acgan.train
 import common
 import dcgan.train
 import vae.train
-from common import callbacks, checkpoint, evaluation, experiment, training
+from common import archives, callbacks, checkpoint, evaluation, experiment, training
 from common.checkpoint import CHECKPOINT, State
 from common.experiment import Experiment
 from common.files import UserError, one_line_errors, say
@@ -78,7 +79,8 @@ def test_test_measures_and_draws(trained):
     assert (code, err) == (0, "")
     metrics = json.loads((run / "metrics.json").read_text())
     planned = 10_000 if script == "wgan" else 25_000
-    assert metrics["steps"] == 105 and metrics["steps_planned"] == planned and metrics["seed"] == 0
+    assert metrics["steps"] == metrics["step measured"] == 105
+    assert metrics["steps_planned"] == planned and metrics["seed"] == 0
     assert metrics["dataset"].replace("padded ", "") == "5,000 MNIST digits"
     assert metrics["images"] == {"training": 3500, "dev": 500, "test": 1000, "generated": 1000}
     assert metrics["metrics"]["FID (classifier)"] > 100 > 20 > metrics["real dev images"]["FID (classifier)"]
@@ -296,6 +298,8 @@ def test_a_disk_that_is_full_as_a_checkpoint_is_written(tmp_path):
     assert not list(folder.rglob("~*")) and not list(folder.rglob("decoder.keras"))
     code, out, err = call(folder, "vae/train.py", STEPS="11", LC_ALL="C")
     assert (code, err) == (0, "") and str(folder) in out and list(folder.rglob("decoder.keras"))
+    code, out, err = call(folder, "vae/train.py", STEPS="11", PYTHONIOENCODING="ascii")
+    assert (code, err) == (0, "") and r"L\xe4ufe & mehr" in out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "full"), OSError(30, "read-only", "curves.png")])
@@ -429,6 +433,63 @@ def test_a_log_and_samples_that_are_gone(trained, tmp_path):
     assert (folder / "metrics.json").exists()
 
 
+@pytest.mark.parametrize("trained", ["vae"], indirect=True)
+def test_networks_are_read_again_until_they_are_from_one_step(trained, tmp_path, monkeypatch):
+    """A train.py that is saving replaces one file after the other; one that is killed in between leaves two steps."""
+    _, whole, _ = trained
+    folder = shutil.copytree(whole, tmp_path / "run")
+    chosen = Experiment(ROOT / "vae", "mnist_z100", vae.train.RUNS["mnist_z100"], 0, 105, folder)
+    monkeypatch.setattr(checkpoint, "begin", lambda *_: checkpoint.read_state(folder))
+    images, names, pauses = types.SimpleNamespace(identity={}), ("decoder", "encoder"), []
+
+    def save(step):
+        with zipfile.ZipFile(folder / "encoder.keras", "a") as file:
+            file.comment = step
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            save(b"105")
+
+    monkeypatch.setattr(evaluation.time, "sleep", pause)
+    save(b"100")
+    state, loaded, step = evaluation.load(chosen, images, names)
+    assert (state.step, step, len(pauses), tuple(loaded)) == (105, 105, 3, names)
+    save(b"100")
+    with pytest.raises(UserError, match="are from different steps; run this first"):
+        evaluation.load(chosen, images, names)
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+    """For if it were deleted, as a damaged one should be, its contents would be lost."""
+    (tmp_path / "x.keras").mkdir()
+    for read in (checkpoint.load_network, checkpoint.network_step, archives.read_npz):
+        with pytest.raises(IsADirectoryError):
+            read(tmp_path / "x.keras")
+
+
+@FUZZ
+@hypothesis.given(at=st.integers(0, 1 << 40), bit=st.integers(0, 7))
+def test_any_damage_to_a_checkpoint_is_seen(tmp_path, at, bit):
+    """Whichever bit of it flips, it is refused with one line, or its weights are the same."""
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+    whole = tmp_path / "whole"
+    if not whole.exists():
+        whole.mkdir()
+        checkpoint.save_checkpoint(model, State(7, 0.0, {}, 0), whole, networks=False)
+        np.savez(whole / "weights.npz", *model.get_weights())
+    content = bytearray((whole / CHECKPOINT).read_bytes())
+    content[at % len(content)] ^= 1 << bit
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    try:
+        checkpoint.load_checkpoint(model, checkpoint.read_state(tmp_path), tmp_path)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+        return
+    for ours, theirs in zip(model.get_weights(), np.load(whole / "weights.npz").values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("trained", SCRIPTS[:1], indirect=True)
 def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
     script, whole, _ = trained
@@ -532,11 +593,28 @@ def test_weights_that_are_no_numbers_are_not_saved(monkeypatch, tmp_path):
     assert not list(tmp_path.rglob("*.weights.h5"))
 
 
+def test_a_checkpoint_between_two_dev_losses_has_no_nan(tmp_path):
+    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(), "mse")
+    step = callbacks.Step(0, 25_000)
+    saving = callbacks.Checkpoint(step, Experiment(ROOT, "row", {}, 0, 25_000, tmp_path), State(0, 0.0, {}, 0))
+    saving.set_model(model)
+    saving.on_train_begin()
+    (tmp_path / "log.csv").touch()
+    step.now = 7
+    saving.save(networks=False)
+    step.now = 8
+    model.weights[0].assign([[np.nan]])
+    with pytest.raises(FloatingPointError, match="kernel is nan at step 8"):
+        saving.save(networks=False)
+    assert checkpoint.read_state(tmp_path).step == 7
+
+
 def test_a_loss_that_is_no_number_ends_the_run(monkeypatch, tmp_path):
     """The error names the step and the checkpoint that is left, here none."""
     runs = {"huge": with_model(vae.train.RUNS["mnist_z3"], learning_rate=1e30)}
     code = train_here(monkeypatch, tmp_path, vae.train, runs)
-    assert re.match(r"error: .*is (nan|inf).* at step \d+; there is no checkpoint yet", code)
+    assert re.match(r"error: .*is (nan|inf).* at step \d+: try another SEED \(there is no checkpoint yet\)", code)
 
 
 ALONE = """
@@ -593,6 +671,22 @@ def test_the_fid_is_shown_beside_that_of_the_rows_on_the_same_images(tmp_path):
     assert [*evaluation.siblings(chosen, runs, "MNIST")] == ["a", "b", "d"]
     beside = evaluation.siblings_fid(chosen, runs, "MNIST")
     assert beside == {name: {0: 9.0, 10: 3.0} for name in "ab"}
+
+
+def test_the_reports_numbers_get_ours_beside_them():
+    """Of a curve, a dev value at that very step, and else the mean of the last 782 steps."""
+    log = [{"step": str(step), "mse": f"{step}", "dev_loss": f"{step / 2}" if step % 500 == 0 else ""}
+           for step in range(100, 2001, 100)]  # fmt: skip
+    curves = {"mse": {2000: 1.0, 2100: 2.0}, "dev_loss": {1500: 3.0, 1600: 4.0}, "FID": 5.0, "unknown": 6.0}
+    beside = evaluation.beside_reports({"A": curves, "B": {}}, {"FID": 7.0}, log)
+    assert beside == {"A": {
+        "mse at step 2,000": {"reported": 1.0, "ours": np.mean(range(1300, 2001, 100))},
+        "mse at step 2,100": {"reported": 2.0, "ours": None},
+        "dev_loss at step 1,500": {"reported": 3.0, "ours": 750.0},
+        "dev_loss at step 1,600": {"reported": 4.0, "ours": None},
+        "FID": {"reported": 5.0, "ours": 7.0},
+        "unknown": {"reported": 6.0, "ours": None},
+    }, "B": {}}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def test_mistakes(tmp_path, no_tensorflow):
         (["vae/train.py"], ["STEPS=many"], {"STEPS": "many"}),
         (["vae/train.py"], ["DATA_DIR"], {"DATA_DIR": str(tmp_path / "nowhere")}),
         (["vae/test.py"], ["no trained model", "train.py"], {}),
+        (["vae/test.py"], ["no trained model in ~nosuch/"], {"RUNS_DIR": "~nosuch"}),
     ):
         code, _, err = call(tmp_path, *words, **no_tensorflow, **variables)
         is_one_line(code, err, *texts)
