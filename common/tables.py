@@ -40,15 +40,16 @@ UNITS, ALIVE = "active units", "units alive in the encoder's dense layer"
 # One table each: its rows, and its columns with their formats.
 QUESTIONS = {
     "path": (
-        ["vae mnist_z100", "dcgan mnist_padded", "dcgan mnist", "dcgan mnist_bias", "dcgan mnist_wide",
-         "dcgan mnist_wide_bias"],
+        ["vae mnist_z10", "vae mnist_z64", "vae mnist_z100", "dcgan mnist_padded", "dcgan mnist", "dcgan mnist_bias",
+         "dcgan mnist_wide", "dcgan mnist_wide_bias"],
         {"latent path: length (of its ends' distance)": ".2f", "latent path: longest step (of the mean step)": ".2f",
+         "latent path: confidence at its ends": ".3f", "latent path: confidence at its midpoints": ".3f",
          "latent path: FID of its ends (classifier)": ".1f", "latent path: FID of its midpoints (classifier)": ".1f"},
     ),
     "padded": (
-        ["dcgan mnist", "dcgan mnist_padded"],
+        ["dcgan mnist", "dcgan mnist_wide", "dcgan mnist_padded"],
         {FID: ".1f", "precision": ".3f", "recall": ".3f", "last tenth: d_real": ".3f",
-         "last tenth: d_fake_before": ".3f"},
+         "last tenth: d_fake_before": ".3f", "fresh discriminator: area under the ROC curve": ".3f"},
     ),
     "bias": (
         ["dcgan mnist", "dcgan mnist_bias", "dcgan mnist_wide", "dcgan mnist_wide_bias"],

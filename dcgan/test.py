@@ -9,6 +9,7 @@ from common import datasets, evaluation  # before TensorFlow, to silence its mes
 # isort: split
 import keras
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from common.checkpoint import read_log
 from common.evaluation import latent_space
@@ -25,8 +26,8 @@ def report(experiment, networks, images):
     fresh = build(drawn.shape[1:], **experiment.row["model"], seed=experiment.seed + 1).discriminator
     reals = images.train.images[:: len(images.train.images) // count][:count]  # spread out: MNIST is ordered by writer
     rate = experiment.row["model"]["learning_rate"]
-    accuracy = told_apart(fresh, (reals, drawn[:count]), (images.test.images, drawn[count:]), rate)
-    return own | last_outputs(read_log(experiment.folder)) | {"fresh discriminator: told right (share)": accuracy}
+    area = told_apart(fresh, (reals, drawn[:count]), (images.test.images, drawn[count:]), rate)
+    return own | last_outputs(read_log(experiment.folder)) | {"fresh discriminator: area under the ROC curve": area}
 
 
 def last_outputs(log):
@@ -47,7 +48,9 @@ def told_apart(discriminator, training, others, learning_rate):
         training, others: pairs of real and generated images, uint8 (n, H, W, C).
 
     Returns:
-        Its accuracy on `others`, averaged over real and generated images: 0.5 if it can't tell them apart.
+        The area under its ROC curve on `others`: how often it finds a real image more real than a generated one, 0.5
+        if it can't tell them apart. Unlike its accuracy, this does not depend on a threshold, which batch norm's
+        moving averages shift at random.
     """
     scaled = keras.Sequential([keras.layers.Rescaling(1 / 127.5, -1.0), discriminator])
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
@@ -55,8 +58,8 @@ def told_apart(discriminator, training, others, learning_rate):
     images, labels = np.concatenate(training), np.repeat([[1.0], [0.0]], [len(part) for part in training], axis=0)
     size = min(64, len(images))
     scaled.fit(datasets.batches(images, size, 0, 0, len(images) // size, labels), verbose=0)
-    real, generated = (scaled.predict(part, batch_size=500, verbose=0) > 0 for part in others)
-    return float((real.mean() + 1 - generated.mean()) / 2)
+    logits = [scaled.predict(part, batch_size=500, verbose=0)[:, 0] for part in others]
+    return float(roc_auc_score(np.repeat([1, 0], [len(part) for part in others]), np.concatenate(logits)))
 
 
 if __name__ == "__main__":

@@ -81,12 +81,12 @@ def test_last_outputs_by_hand():
 def test_a_fresh_discriminator_tells_noise_from_digits_and_not_digits_from_digits(digits):
     images = digits.train.images
 
-    def share(generated):
+    def area(generated):
         pairs = (images[:1500], generated[:1500]), (images[1500:1750], generated[1500:1750])
         return measuring.told_apart(build().discriminator, *pairs, 1e-3)
 
-    assert share(pictures(1750)) > 0.95
-    assert share(images[1750:]) == pytest.approx(0.5, abs=0.1)
+    assert area(pictures(1750)) > 0.99
+    assert area(images[1750:]) == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_dcgan_learns(digits):

@@ -80,6 +80,90 @@ ROWS = {
     **{("wgan", f"cifar10_{penalty}_small"): (122_851, 65_793, XAVIER, *WGAN) for penalty in ("div", "gp")},
     ("wgan", "celeba_gp"): (1_104_547, 1_083_137 - 960, C, *WGAN_C),  # like C's GAN, but without batch norm in D
 }
+# Batch size, steps and what else the tests of the losses and networks do not pin.
+FIVE, DIV, GP = dict(batches_per_step=5), dict(target=0, weight=2, power=6), dict(target=1, weight=10, power=2)
+SETTINGS = {
+    **{("vae", f"mnist_z{size}"): (32, 25_000, {}) for size in (3, 10, 64, 100)},
+    **{("vae", f"cifar10_beta{beta}"): (64, 39_100, {}) for beta in (2, 4, 6)},
+    **{("vae", f"celeba_z512{kl}"): (64, 125_000, dict(keep="dev_loss")) for kl in ("", "_weak_kl")},
+    ("vae", "celeba_z128"): (32, 12_250, {}),
+    **{("dcgan", name): (64, 25_000, dict(g_updates=1)) for name in
+       ("mnist_padded", "mnist", "mnist_bias", "mnist_wide", "mnist_wide_bias")},
+    ("dcgan", "celeba_z100"): (64, 187_500, dict(g_updates=2)),
+    ("dcgan", "celeba_z128"): (8, 55_000, dict(g_updates=1)),
+    ("acgan", "mnist_padded"): (64, 25_000, dict(labels="class", label_dim=10)),
+    ("acgan", "celeba_smiling"): (64, 187_500, dict(labels="Smiling", label_dim=1)),
+    ("acgan", "celeba_male"): (8, 115_000, dict(labels="Male", label_dim=2)),
+    ("infogan", "mnist_padded"): (64, 25_000, dict(categorical=1, continuous=2, continuous_weight=0.1)),
+    ("infogan", "celeba_cat5x10"): (64, 187_500, dict(categorical=5, continuous=0)),
+    ("infogan", "celeba_cat10_cont2"): (64, 187_500, dict(categorical=1, continuous=2, continuous_weight=0.1)),
+    ("wgan", "mnist"): (64, 10_000, FIVE | DIV),
+    **{("wgan", f"cifar10_{name}"): (64, 10_000, FIVE | penalty) for name, penalty in
+       (("div", DIV), ("div_small", DIV), ("gp", GP), ("gp_small", GP))},
+    ("wgan", "celeba_gp"): (64, 50_000, FIVE | GP),
+}  # fmt: skip
+# What `words` returns for the two networks, by script and by the report whose they are.
+G_C, D_C = "dense " + "norm relu up4/2 " * 4 + "tanh", "conv5/2 norm leaky0.1 " * 4
+G_B, G_OURS = "up4/2v norm {0} " + "up4/2 norm {0} " * 3 + "up4/2 tanh", "dense " + "norm leaky{0} up4/2 " * 3 + "tanh"
+D_OURS = "conv4/2 leaky{0} " + "conv4/2 norm leaky{0} " * 2
+LAYERS = {
+    ("vae", "A"): (
+        "conv3/1 relu conv3/2 relu conv3/1 relu conv3/2 relu dense relu dense dense",
+        "dense relu dense up3/2 relu up3/1 relu up3/2 relu up3/1",
+    ),
+    ("vae", "B"): (
+        "conv3/1 relu conv3/1 relu max " + "conv5/1 relu conv5/1 relu max " * 2 + "dense dense",
+        "dense up4/2 relu up4/2 relu up4/2",
+    ),
+    ("vae", "C"): (
+        "conv5/2 norm leaky0.01 " * 4 + "dense dense",
+        "dense " + "norm leaky0.01 up4/2 " * 4,
+    ),
+    ("vae", "D"): (
+        "conv4/2 relu norm conv4/2 relu norm conv3/1 relu norm conv4/2 relu norm conv4/1v relu norm dense dense dense",
+        "dense relu dense relu " + "up4/2 relu norm up3/1 relu norm " * 2 + "up4/2 relu norm up3/1",
+    ),
+    ("dcgan", "A"): (
+        "up4/2v norm relu " + "up4/2 norm relu " * 2 + "up4/2 tanh",
+        "conv4/2 leaky0.2 " + "conv4/2 norm leaky0.2 " * 2 + "conv4/1v",
+    ),
+    ("dcgan", "B"): (
+        G_B.format("leaky0.2"),
+        "conv4/2 norm leaky0.2 " * 3 + "pad conv4/4v norm leaky0.2 pad conv4/4v",
+    ),
+    ("dcgan", "C"): (G_C, D_C + "dense"),
+    ("acgan", "ours"): (G_OURS.format(0.2), D_OURS.format(0.2) + "dense dense"),
+    ("acgan", "B"): (G_B.format("relu"), "conv4/2 leaky0.2 " + "conv4/2 norm leaky0.2 " * 3 + "conv4/1v dense dense"),
+    ("acgan", "C"): (G_C, D_C + "dense dense"),
+    ("infogan", "ours"): (G_OURS.format(0.1), D_OURS.format(0.1) + "dense leaky0.01 dense dense dense"),
+    ("infogan", "C"): (G_C, D_C + "dense norm leaky0.01 dense dense"),
+    ("wgan", "ours"): (G_OURS.format(0.2), "conv4/2 leaky0.2 " * 3 + "dense"),
+    ("wgan", "C"): (G_C, "conv5/2 leaky0.1 " * 4 + "dense"),
+    ("wgan", "D"): (  # in Keras' order, by depth; one layer halves the image wherever that is done
+        "dense " + "norm relu nearest conv3/1 norm relu conv3/1 add " * 3 + "norm relu conv3/1 tanh",
+        "conv3/1 relu mean conv3/1 conv1/1 add " + "relu conv3/1 relu conv3/1 add " * 3 + "relu means dense",
+    ),
+}  # fmt: skip
+
+
+def words(network):
+    """Returns a word per layer and activation, with a convolution's size and strides; "v" for "valid" padding."""
+    kinds = {
+        "Conv2D": "conv", "Conv2DTranspose": "up", "BatchNormalization": "norm", "MaxPooling2D": "max", "Add": "add",
+        "AveragePooling2D": "mean", "GlobalAveragePooling2D": "means", "UpSampling2D": "nearest", "Dense": "dense",
+        "ZeroPadding2D": "pad", "ReLU": "relu", "LeakyReLU": "leaky",
+    }  # fmt: skip
+    found = []
+    for layer in network.layers:
+        kind = kinds.get(type(layer).__name__, "")
+        if kind in ("conv", "up"):
+            kind += f"{layer.kernel_size[0]}/{layer.strides[0]}{'v' if layer.padding == 'valid' else ''}"
+        if kind == "leaky":
+            kind += f"{layer.negative_slope:g}"
+        activation = getattr(layer, "activation", keras.activations.linear).__name__
+        found += [kind] if kind else []
+        found += [activation] if activation != "linear" else []
+    return found
 
 
 @pytest.fixture(scope="module", params=[(script, name) for script in MODULES for name in MODULES[script].RUNS], ids=str)
@@ -93,6 +177,27 @@ def built(request):
 def test_parameters(built):
     found = [sum(math.prod(x.shape) for x in network.trainable_variables) for network in built[2].layers]
     assert [count for count, known in zip(found, ROWS[built[0]]) if known] == [x for x in ROWS[built[0]][:2] if x]
+
+
+def test_settings():
+    assert SETTINGS.keys() == ROWS.keys()
+    for (script, name), (batch_size, steps, others) in SETTINGS.items():
+        row = MODULES[script].RUNS[name]
+        found = row | row["model"]
+        assert (row["batch_size"], row["steps"]) == (batch_size, steps), name
+        assert row["dataset"] in (name, name.partition("_")[0]), name
+        assert {key: found[key] for key in others} == others and row.get("keep") == others.get("keep"), name
+
+
+def test_layers(built):
+    (script, name), module, model = built
+    network = module.RUNS[name]["model"]["network"]
+    first, second = LAYERS[script, network]
+    if (script, name) == ("infogan", "celeba_cat10_cont2"):
+        second += " dense"  # Q's means and variances
+    assert [words(network) for network in model.layers] == [first.split(), second.split()]
+    norms = [x for network in model.layers for x in network.layers if isinstance(x, layers.BatchNormalization)]
+    assert {(x.momentum, x.epsilon) for x in norms} <= {(0.9, 1e-5)}
 
 
 def test_initial_weights(built):

@@ -98,7 +98,7 @@ def test_test_measures_and_draws(trained):
             < own["latent path: length (of its ends' distance)"]
         )
     if script == "dcgan":
-        assert own["fresh discriminator: told right (share)"] > 0.9  # the generator has hardly learnt
+        assert own["fresh discriminator: area under the ROC curve"] > 0.95  # the generator has hardly learnt
         assert 0 < own["last tenth: d_fake_before"] < own["last tenth: d_real"] < 1
     if script == "infogan":
         assert own["code is the digit read (share)"] < 0.5

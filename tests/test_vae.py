@@ -113,6 +113,15 @@ def test_the_noise_is_of_seed_and_step_and_of_every_evaluation_the_same():
     assert len({*found, *seeds(4)}) == 6
 
 
+def test_only_training_moves_batch_norms_averages():
+    model = train.build((64, 64, 3), **train.RUNS["celeba_z512"]["model"] | {"latent_dim": 2})
+    averages = [weights for weights in model.weights if "moving" in weights.path]
+    for step, moved in ((model.test_step, False), (model.train_step, True)):
+        before = [weights.numpy() for weights in averages]
+        step(pictures(2, 64, 64, 3))
+        assert [(a != b).any() for a, b in zip(before, averages, strict=True)] == [moved] * 16
+
+
 def test_a_vae_learns(digits):
     """After 300 steps, its codes carry information, and its samples have ink where digits do."""
     model = build(latent_dim=100, learning_rate=2e-3)

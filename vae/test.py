@@ -126,8 +126,8 @@ def units_alive(network, layer, inputs):
 def probe(codes, labels, test_codes, test_labels):
     """Returns the test accuracy of a linear classifier of codes (n, latent_dim), and that of the most frequent label.
 
-    The classifier is a logistic regression with scikit-learn's default penalty, C = 1; thanks to the prior, the codes
-    have about unit scale.
+    The classifier is a logistic regression with scikit-learn's default penalty, C = 1; thanks to the prior, the active
+    dimensions have about unit scale.
     """
     classifier = LogisticRegression(max_iter=10_000).fit(codes, labels)
     most_frequent = np.bincount(labels).argmax()

@@ -9,7 +9,7 @@ gradient is penalised at points between real images x and generated ones, x' = u
 WGAN-DIV: target 0, weight k = 2, power p = 6; the maximum of -L_f over all smooth f is the Wasserstein divergence.
 WGAN-GP: target 1, weight 10, power 2; the maximum of E[f(x)] - E[f(G(z))] over all 1-Lipschitz f is the Wasserstein-1
 distance, and the gradient of the optimal f has norm 1 between coupled real and generated images.
-The critic is updated five times before each update of G.
+The critic is updated five times before each update of G, as in WGAN-GP.
 """
 
 import os
@@ -255,7 +255,8 @@ class WGAN(keras.Model):
     def test_step(self, images):
         """Measures the losses on other real images, uint8 (batch, H, W, C), with noise that is a function of them.
 
-        They differ from the training losses if the critic has memorised its training images.
+        They differ from the training losses if the critic has memorised its training images, and a little because G has
+        been updated since and is in inference mode here.
         """
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
         seed = tf.random.experimental.stateless_fold_in([self.seed, -1], tf.reduce_sum(tf.cast(images, tf.int32)))
