@@ -28,7 +28,7 @@ def _inception():
     """Returns TF-GAN's Inception from TF-Hub; if it is unavailable, prints a line and returns None."""
     try:
         if not os.environ.get("TFHUB_CACHE_DIR") and not reachable("https://tfhub.dev"):
-            raise OSError("no network; set TFHUB_CACHE_DIR to a folder with its weights")
+            raise OSError("can't reach tfhub.dev; set TFHUB_CACHE_DIR to a folder with its weights")
         inception = tfgan("inception_metrics")
         return inception.tfhub.load(inception.INCEPTION_TFHUB)
     except Exception as error:  # from TF-Hub, urllib or TensorFlow; or no pkg_resources, which setuptools 82 dropped

@@ -50,19 +50,20 @@ def choose(words: list[str]) -> list[Experiment]:
     Raises:
         UserError: No row matches.
     """
-    chosen, known = [], set()
+    chosen, known, broad = [], set(), set()
     for script in sorted(path.parent for path in ROOT.glob("*/train.py")):
         runs = import_module(f"{script.name}.train").RUNS
         for name in runs:
             names = {script.name, name, *name.split("_")}
             known |= names
+            broad |= {script.name, name.split("_")[0]}
             if names.issuperset(words):
                 chosen.append(experiment.named(script, runs, name))
     if not chosen:
         wrong = [f"{word}{did_you_mean(word, known)}" for word in words if word not in known] or words
         raise UserError(
-            f"no row is called {' and '.join(wrong)}: words are of {', '.join(sorted(known))}; without one, "
-            "./run_all.sh takes all rows"
+            f"no experiment is called {' and '.join(wrong)}: choose from {', '.join(sorted(broad))}, or name one "
+            "experiment; without a word, ./run_all.sh runs all"
         )
     return chosen
 
@@ -113,7 +114,7 @@ def show(jobs: list[Job], absent: dict[str, UserError], places: int) -> None:
     """Prints what will be done, with `places` rows at a time."""
     todo = [job for job in jobs if job.calls]
     seconds = [job.seconds for job in todo if job.seconds is not None]
-    line = f"rows: {len(jobs)}, to do: {len(todo)}"
+    line = f"experiments: {len(jobs)}, to do: {len(todo)}"
     if todo:
         line += f", {places} at a time"
     if seconds:

@@ -174,7 +174,7 @@ def write_page(runs_dir: Path, folders: list[Path], title: str) -> Path:
     paths = [folder / "metrics.json" for folder in folders]
     rows = tables.read_rows(path for path in paths if path.exists())
     parts = [f"# {title}"]
-    for heading, name in (("Results", "results"), ("Beside the reports", "reports"), ("Pictures", "gallery")):
+    for heading, name in (("Results", "results"), ("Compared with the reports", "reports"), ("Pictures", "gallery")):
         parts += [f"## {heading}", tables.write(name, rows, runs_dir)]
     page = runs_dir / "RESULTS.md"
     with atomic_write(page) as draft:

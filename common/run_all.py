@@ -1,11 +1,11 @@
-"""Trains and tests the rows of all scripts, in parallel: ./run_all.sh [word ...].
+"""Trains and tests all experiments, in parallel: ./run_all.sh [word ...].
 
-Takes the rows that match all words, each the script, the row or a part of its name ("vae", "mnist_z10", "mnist");
-without words, all rows. For each it runs what is missing. You can stop and rerun it at any time, also on several
-machines that share RUNS_DIR. A row that fails does not stop the others. One row runs per GPU; without GPUs, one per
-core while memory lasts; or as many as JOBS says. JOBS=1 gives each row all cores. DATA_DIR, RUNS_DIR, SEED and STEPS
-work as in the scripts. What a script prints goes to RUNS_DIR/<model>/<row>.log, the results to RUNS_DIR/RESULTS.md.
-common/plan.py decides what there is to do, common/running.py runs a row.
+Takes the experiments that match all words, each the model, the experiment or a part of its name ("vae", "mnist_z10",
+"mnist"); without words, all. For each it runs what is missing. You can stop and rerun it at any time, also on several
+machines that share RUNS_DIR. An experiment that fails does not stop the others. One runs per GPU; without GPUs, one per
+core while memory lasts; or as many as JOBS says. With JOBS=1, each has all cores. DATA_DIR, RUNS_DIR, SEED and STEPS
+work as in the scripts. What a script prints goes to RUNS_DIR/<model>/<experiment>.log, the results to
+RUNS_DIR/RESULTS.md. common/plan.py decides what there is to do, common/running.py runs an experiment.
 """
 
 import contextlib
@@ -90,7 +90,7 @@ class RunAll:
                         heard += 1
                         self.stop(number)
                         if heard == 1:
-                            say("stopping each row after its current step; repeat to stop at once")
+                            say("stopping each training after its current step; repeat to stop at once")
                     if not came:
                         self.start()
                     self.display.refresh(self.running)
@@ -157,7 +157,7 @@ class RunAll:
             say(self.failed[-1])
         elif not code and not row.calls:
             took = tqdm.format_interval(time.monotonic() - row.begun)
-            say(f"{row.job.title}: done in {took}; rows waiting: {len(self.waiting)}")
+            say(f"{row.job.title}: done in {took}; still waiting: {len(self.waiting)}")
             try:
                 write_page()
             except (OSError, LookupError) as error:  # which must not end the other rows
@@ -170,10 +170,16 @@ def write_page() -> Path:
     runs_dir.mkdir(parents=True, exist_ok=True)
     paths = sorted(runs_dir.glob("*/*/metrics.json"))
     if steps:
-        chosen = [path.parent for path in paths if read_json(path).get("steps_planned") == int(steps)]
+        chosen = [path.parent for path in paths if asked_steps(path) == int(steps)]
         return report.write_page(runs_dir, chosen, f"Rehearsal of {steps} steps")
     chosen = [path.parent for path in paths if "-steps" not in path.parent.name]
     return report.write_page(runs_dir, chosen, "Results")
+
+
+def asked_steps(path: Path) -> int | None:
+    """Returns the number of steps that a run, whose metrics.json this is, was to do; None if the file is damaged."""
+    _, _, steps = path.parent.name.partition("-steps")
+    return int(steps) if steps else read_json(path).get("steps_planned")
 
 
 def main(words: list[str]) -> int:
@@ -197,13 +203,13 @@ def main(words: list[str]) -> int:
         display.close()
     page = write_page()
     done = [job for job in jobs if job.identity and not missing(job.experiment, job.identity)]
-    say(f"{len(done)} of {len(jobs)} rows are trained and tested; see {page}")
+    say(f"{len(done)} of {len(jobs)} experiments are trained and tested; see {page}")
     for dataset in absent:
         say(f"without {dataset}: {', '.join(job.title for job in jobs if job.experiment.row['dataset'] == dataset)}")
     for line in rows.failed:
         say(line)
     if stopped:
-        say("stopped; the same command goes on")
+        say("stopped; run the same command to continue")
         return 128 + stopped
     return 1 if rows.failed else 0
 

@@ -64,7 +64,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         signal = None
         if state.step < chosen.steps:
             if state.step:
-                say(f"  going on from step {state.step:,}")
+                say(f"  resuming from step {state.step:,}")
             signal = fit(chosen, state, model, images, generate)
         else:
             say(f"  trained already, {chosen.steps:,} steps; to train again, delete {chosen.folder}")
@@ -73,7 +73,7 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
         if not worker:
             draw_training(chosen, curves)
         if signal:
-            say(f"stopped before the end; to go on: {chosen.command('train.py')}")
+            say(f"stopped before the end; to resume: {chosen.command('train.py')}")
             sys.exit(128 + signal)
         say(f"done: samples.png, training.gif, curves.png and the trained networks are in {chosen.folder}")
         say(f"next: {chosen.command('test.py')}")

@@ -15,7 +15,7 @@ VARIABLES = {
     "RUNS_DIR": "folder of the results (default: runs/)",
     "SEED": "random seed (default: 0); other seeds get their own folders",
     "STEPS": "number of training steps; a non-default number gets its own folder",
-    "JOBS": "for ./run_all.sh: how many rows run at once",
+    "JOBS": "for ./run_all.sh: how many experiments run at once",
 }
 
 

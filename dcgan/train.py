@@ -36,7 +36,7 @@ RUNS = {
         model=dict(
             network="A", latent_dim=100, width=16, bias=False, noise="normal", g_updates=1, learning_rate=2e-4,
         ),
-        reported={},
+        reported={"A": {}},
     ),
     "mnist_bias": dict(  # as E ran it
         dataset="mnist", batch_size=64, steps=25_000,

@@ -226,7 +226,7 @@ def test_two_devices_train_stop_and_go_on(tmp_path):
     stopped = checkpoint.read_state(folder).step
     codes, said = ended(tmp_path, [start(tmp_path, 0, __file__, "train", STEPS="205")])
     assert codes == [0]
-    assert f"going on from step {stopped:,}" in said[0]
+    assert f"resuming from step {stopped:,}" in said[0]
     assert "sharing each batch among 2 devices" in said[0]
     assert "Warning" not in said[0]
     assert checkpoint.read_state(folder).step == 205
@@ -261,7 +261,7 @@ def test_two_workers_train_stop_and_go_on(tmp_path):
 
     codes, said = ended(tmp_path, [start(tmp_path, 0, *command, STEPS="300")])  # on one device
     assert codes == [0]
-    assert f"going on from step {stopped:,}" in said[0]
+    assert f"resuming from step {stopped:,}" in said[0]
     log = checkpoint.read_log(folder)
     assert int(log[-1]["step"]) == 300
     # One device joins ten steps, unless it would miss dev losses because it resumes between multiples of ten.

@@ -109,7 +109,7 @@ def test_stopped_and_resumed_is_undisturbed(row, images, monkeypatch, tmp_path, 
     assert train(monkeypatch, tmp_path / "stopped", *row, generate=generate) == 128 + signal.SIGTERM
     assert checkpoint.read_state(stopped).step == 1
     assert train(monkeypatch, tmp_path / "stopped", *row) == train(monkeypatch, tmp_path / "whole", *row) == 0
-    assert "going on from step 1" in capsys.readouterr().out
+    assert "resuming from step 1" in capsys.readouterr().out
     ours, theirs = (arrays(folder / checkpoint.CHECKPOINT) for folder in (stopped, whole))
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():

@@ -133,17 +133,17 @@ def test_side_by_side(runs, monkeypatch, capsys):
     monkeypatch.setattr(run_all, "SAY_AGAIN", 0.2)
     assert run_all.main([]) == 1
     text = capsys.readouterr().out
-    assert "rows: 4, to do: 3, " in text and "of 20, " in text and "tiny long: done in 0" in text
+    assert "experiments: 4, to do: 3, " in text and "of 20, " in text and "tiny long: done in 0" in text
     assert "without celeba: no faces" in text and "without celeba: tiny faces" in text
     failed = "FAILED tiny broken: train.py ended with exit code 1: KeyError: 'Z' (see "
-    assert text.count(failed) == 2 and text.index(failed) < text.index("2 of 4 rows") < text.rindex(failed)
+    assert text.count(failed) == 2 and text.index(failed) < text.index("2 of 4 experiments") < text.rindex(failed)
     assert calls(runs) == ALL_CALLS
     assert (runs / "RESULTS.md").read_text() == "Results: long short"
     pinned = hasattr(os, "sched_setaffinity")  # not on macOS
     assert (runs / "tiny" / "long.log").read_text() == ("cores 1, threads 1\n" if pinned else "")
     assert json.loads((runs / "tiny" / "short" / "memory.json").read_text())["peak_bytes"] > 1e6
     assert run_all.main([]) == 1
-    assert "rows: 4, to do: 1, " in capsys.readouterr().out
+    assert "experiments: 4, to do: 1, " in capsys.readouterr().out
     assert calls(runs) == ALL_CALLS
 
 
@@ -157,7 +157,7 @@ def test_a_signal_stops_all(runs, start, capfd, number):
     process.join()
     assert process.exitcode == 128 + number
     text = capfd.readouterr().out
-    assert text.endswith("stopped; the same command goes on\n") and "FAILED" not in text
+    assert text.endswith("stopped; run the same command to continue\n") and "FAILED" not in text
     assert 2 < checkpoint.read_state(runs / "tiny" / "long").step < 20
     assert run_all.main(["long"]) == 0
     assert "going on from step" in (runs / "tiny" / "long.log").read_text()
@@ -231,7 +231,7 @@ def test_the_weights_are_those_of_train_py(tmp_path, monkeypatch):
 
 
 def test_a_rehearsals_page_is_its_own(runs, monkeypatch):
-    steps = {"short": 10, "short-steps5": 5, "long-seed1-steps5": 5, "long-steps10": 10}
+    steps = {"short": 10, "short-steps5": 10, "long-seed1-steps5": 20, "long-steps10": 20}
     for name, planned in steps.items():
         (runs / "tiny" / name).mkdir(parents=True)
         (runs / "tiny" / name / "metrics.json").write_text(json.dumps({"steps_planned": planned}))
@@ -253,4 +253,4 @@ def test_called_through_a_symbolic_link(tmp_path):
     (tmp_path / "link").symlink_to(ROOT / "run_all.sh")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     called = subprocess.run([tmp_path / "link", "stylegan"], cwd=tmp_path, env=environment, capture_output=True)
-    assert called.returncode == 2 and b"error: no row is called stylegan: words are of " in called.stderr
+    assert called.returncode == 2 and b"error: no experiment is called stylegan: choose from acgan, " in called.stderr

@@ -157,7 +157,7 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     wait_for_line(process, "step 10 of")
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM and "to go on: " in out and "STEPS=105 python" in out
+    assert process.returncode == 128 + signal.SIGTERM and "to resume: " in out and "STEPS=105 python" in out
     # As if it had been killed between the log and the checkpoint, and while a file was being written.
     with open(run / "log.csv", "r+") as file:
         columns = file.readline().count(",")
@@ -170,12 +170,12 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     os.utime(run / "~1-samples.png", (0, 0))
     if script == "dcgan":
         process = start(tmp_path, f"{script}/train.py", STEPS="105")
-        wait_for_line(process, "going on from step")
+        wait_for_line(process, "resuming from step")
         wait_for_line(process, "  step ")
         process.kill()
         process.communicate()
     code, out, err = call(tmp_path, f"{script}/train.py", STEPS="105")
-    assert (code, err) == (0, "") and "going on from step" in out
+    assert (code, err) == (0, "") and "resuming from step" in out
     ours, theirs = arrays(run / "checkpoint.weights.h5"), arrays(whole / "checkpoint.weights.h5")
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
