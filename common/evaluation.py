@@ -262,7 +262,7 @@ def finite(value):
 
 
 def show(result: dict) -> None:
-    """Prints the numbers of a result, without its dicts, and the reports' numbers next to ours."""
+    """Prints the numbers of a result, without its dicts, and next to ours the reports' numbers for what we measured."""
 
     def cell(value):
         if value is None:
@@ -273,8 +273,11 @@ def show(result: dict) -> None:
     for name, value in (result["metrics"] | result["own"]).items():
         if not isinstance(value, dict):
             say(f"  {name:46}{cell(value):>12}{cell(result['real dev images'].get(name)):>12}")
-    if any(result["beside the reports"].values()):
-        say(f"  {'':46}{'ours':>12}{'reported':>12}")
-    for source, figures in result["beside the reports"].items():
-        for name, pair in figures.items():
-            say(f"  {name:46}{cell(pair['ours']):>12}{cell(pair['reported']):>12}  {source}")
+    compared = [
+        f"  {name:46}{cell(pair['ours']):>12}{cell(pair['reported']):>12}  {source}"
+        for source, figures in result["beside the reports"].items()
+        for name, pair in figures.items()
+        if pair["ours"] is not None  # neither unmeasured nor at a step that has not been reached
+    ]
+    for line in [f"  {'':46}{'ours':>12}{'reported':>12}", *compared] if compared else []:
+        say(line)
