@@ -279,5 +279,7 @@ def show(result: dict) -> None:
         for name, pair in figures.items()
         if pair["ours"] is not None  # neither unmeasured nor at a step that has not been reached
     ]
-    for line in [f"  {'':46}{'ours':>12}{'reported':>12}", *compared] if compared else []:
+    if compared:
+        say(f"  {'':46}{'ours':>12}{'reported':>12}")
+    for line in compared:
         say(line)
