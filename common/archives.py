@@ -34,9 +34,9 @@ def _readable(path: Path) -> Iterator[None]:
     """Turns whatever a damaged file raises into a UserError; zip, zlib, pickle and NumPy all raise their own."""
     try:
         yield
+    except (MemoryError, PermissionError):  # not about the file's contents
+        raise
     except Exception as error:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None):  # not about the file's contents
-            raise
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} is damaged ({why}): get it again, or delete it to have it downloaded") from error
 

@@ -103,7 +103,7 @@ def _of_zip(path: Path) -> Pictures:
     """Reads the zip without unpacking it; only the last part of a member's path counts."""
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except zipfile.BadZipFile as error:
         raise UserError(f"{path} is damaged ({error}): get it again") from error
     members = {Path(info.filename).name: info for info in archive.infolist() if not info.is_dir()}
     files = _by_face(path, members)
@@ -193,9 +193,9 @@ def _decode(pictures: Pictures, file: str) -> np.ndarray:
                 raise ValueError(f"{face.width}x{face.height} pixels, not the aligned 178x218")
             # Pillow's filters widen with the scale, which prevents aliasing.
             return np.asarray(face.convert("RGB").crop(CROP).resize((64, 64), Image.Resampling.BILINEAR))
+    except (MemoryError, PermissionError):  # not about the file's contents
+        raise
     except Exception as error:  # Pillow, zipfile and zlib all raise their own for a damaged file
-        if isinstance(error, MemoryError) or getattr(error, "errno", None):  # not about the file's contents
-            raise
         raise UserError(f"{pictures.path / file} is damaged ({error}): get it again") from error
 
 

@@ -136,13 +136,11 @@ def save_networks(model: keras.Model, folder: Path, step: int) -> None:
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turns what a damaged .keras file raises into a UserError."""
+    open(path, "rb").close()  # says why it can't be opened, which Keras does not
     try:
-        with open(path, "rb"):  # Keras hides why it can't
-            yield
+        yield
     except (ValueError, OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        if getattr(error, "errno", None):  # not about the file's contents
-            raise
-        raise UserError(f"{path} is damaged: delete it, and run the same command again") from error
+        raise UserError(f"{path} is damaged or from another version: delete it, and run train.py") from error
 
 
 def load_network(path: Path) -> keras.Model:

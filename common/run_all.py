@@ -179,7 +179,7 @@ def write_page() -> Path:
 def asked_steps(path: Path) -> int | None:
     """Returns the number of steps that a run, whose metrics.json this is, was to do; None if the file is damaged."""
     _, _, steps = path.parent.name.partition("-steps")
-    return int(steps) if steps else read_json(path).get("steps_planned")
+    return int(steps) if steps.isdecimal() else read_json(path).get("steps_planned")
 
 
 def main(words: list[str]) -> int:

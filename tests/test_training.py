@@ -460,12 +460,19 @@ def test_networks_are_read_again_until_they_are_from_one_step(trained, tmp_path,
         evaluation.load(chosen, images, names)
 
 
-def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatch):
     """For if it were deleted, as a damaged one should be, its contents would be lost."""
     (tmp_path / "x.keras").mkdir()
-    for read in (checkpoint.load_network, checkpoint.network_step, archives.read_npz):
+    for read in (checkpoint.load_network, checkpoint.network_step):
         with pytest.raises(IsADirectoryError):
             read(tmp_path / "x.keras")
+
+    def refuse(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(archives.np, "load", refuse)
+    with pytest.raises(PermissionError):
+        archives.read_npz(tmp_path / "mnist.npz")
 
 
 @FUZZ
