@@ -39,10 +39,10 @@ def gif(frames: list[Path], path: Path) -> None:
     """Saves an animation of at most 20 of the 8x8 sheets in `frames`, evenly spaced, the last one held for two seconds.
 
     To stay below 300 kB, it shows only the top-left images in few colours: 5x5 grey ones, 4x4 in colour; of images
-    larger than 32x32, 3x3 in at most 12 frames.
+    larger than 32x32, 3x3 in at most 10 frames.
     """
     pictures, first = [], Image.open(frames[0])
-    side, count = (3, 12) if first.width > 300 else (5 if first.mode == "L" else 4, 20)
+    side, count = (3, 10) if first.width > 300 else (5 if first.mode == "L" else 4, 20)
     for i in np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)):
         frame = Image.open(frames[i])
         corner = frame.crop((0, 0, frame.width * side // 8, frame.height * side // 8))
