@@ -103,7 +103,9 @@ def _of_zip(path: Path) -> Pictures:
     """Reads the zip without unpacking it; only the last part of a member's path counts."""
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except PermissionError:  # not about the file's contents
+        raise
+    except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): get it again") from error
     members = {Path(info.filename).name: info for info in archive.infolist() if not info.is_dir()}
     files = _by_face(path, members)

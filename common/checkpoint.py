@@ -140,7 +140,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged or from another version: delete it, and run train.py") from error
+        raise UserError(f"{path} is damaged: delete it, and run the same command again") from error
 
 
 def load_network(path: Path) -> keras.Model:
@@ -153,14 +153,14 @@ def load_network(path: Path) -> keras.Model:
         return keras.saving.load_model(path, compile=False)
 
 
-def network_step(path: Path) -> int:
-    """Returns the step that `save_networks` wrote a network at.
+def network_step(path: Path) -> int | None:
+    """Returns the step that `save_networks` wrote a network at; None if that was an earlier version, which kept none.
 
     Raises:
         UserError: The file is damaged.
     """
     with _readable(path), zipfile.ZipFile(path) as file:
-        return int(file.comment)
+        return int(file.comment) if file.comment else None
 
 
 def read_log(folder: Path) -> list[dict]:

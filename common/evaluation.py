@@ -113,7 +113,8 @@ def load(chosen: Experiment, images: Dataset, networks: tuple[str, ...]) -> tupl
         loaded = {name: load_network(path) for name, path in paths.items()}
         after = {checkpoint.network_step(path) for path in paths.values()}
         if before == after and len(after) == 1:
-            return state, loaded, after.pop()
+            latest = state.best[1] if state.best else state.step
+            return state, loaded, after.pop() or latest
         time.sleep(1)
     raise UserError(f"the networks in {chosen.folder} are from different steps; {remedy}")
 
