@@ -64,6 +64,11 @@ def _limit(axis: plt.Axes, shown: list[float], percentile: float) -> None:
     axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-9)
 
 
+def _marker(points: list) -> str:
+    """Returns the marker of a curve: none, unless it is a single point, whose line would be invisible."""
+    return "o" if len(points) == 1 else ""
+
+
 def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str) -> None:
     """Draws training curves, a panel per axis label: the raw column (pale), its running mean, the dev set (dashed).
 
@@ -86,7 +91,7 @@ def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str
             axis.plot(step, (total[high] - total[low]) / (high - low), color=colour, linewidth=1.8, label=column)
             dev = [(int(row["step"]), float(row[f"dev_{column}"])) for row in log if row.get(f"dev_{column}")]
             if dev:
-                axis.plot(*zip(*dev), "--", color="black", linewidth=1.3, label=f"{column}, dev set")
+                axis.plot(*zip(*dev), "k--", marker=_marker(dev), linewidth=1.3, label=f"{column}, dev set")
             shown += [*raw, *(value for _, value in dev)]
         _limit(axis, shown, 99.5)
         axis.set(xlabel="training step", ylabel=label)
@@ -223,8 +228,8 @@ def compared(logs: dict[str, list[dict]], panels: dict[str, str], path: Path, ti
                     training.append(np.mean(since))
                     dev.append(float(row[f"dev_{column}"]))
                     since = []
-            axis.plot(steps, training, color=colours[name], alpha=0.35, linewidth=1)
-            axis.plot(steps, dev, color=colours[name], label=name)
+            axis.plot(steps, training, marker=_marker(steps), color=colours[name], alpha=0.35, linewidth=1)
+            axis.plot(steps, dev, marker=_marker(steps), color=colours[name], label=name)
             shown += [*training, *dev]
         _limit(axis, shown, 97)
         axis.set(xlabel="training step", ylabel=label)
