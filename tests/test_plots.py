@@ -118,12 +118,12 @@ def test_runs_are_compared_by_their_dev_curves(tmp_path, monkeypatch):
 def test_a_single_dev_loss_is_visible(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
-    for steps in ({2}, {2, 4}):
+    for steps in ([2], [2, 4]):
         log = [{"step": str(i), "kl": "9", "dev_kl": str(i) if i in steps else ""} for i in range(6)]
         plots.curves(log, {"KL": ["kl"]}, tmp_path / "curves.png", "title")
         plots.compared({"run": log}, {"KL": "kl"}, tmp_path / "compared.png", "title")
         dev = [figure.axes[0].lines[-1] for figure in drawn]
-        assert all(line.get_xdata().tolist() == [*steps] for line in dev)
+        assert all(line.get_xdata().tolist() == steps for line in dev)
         assert [line.get_marker() for line in dev] == ["o" if len(steps) == 1 else ""] * 2
         drawn.clear()
 
