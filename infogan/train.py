@@ -298,8 +298,8 @@ def generate(generator, count, seed):
 def to_uint8(generator, inputs):
     """Returns uint8 images (n, H, W, C) for noise and codes (n, ...), in inference mode."""
     starts = range(0, len(inputs[0]), 500)
-    parts = [generator([tensor[i : i + 500] for tensor in inputs], training=False) for i in starts]
-    return tf.cast(tf.round((tf.concat(parts, 0) + 1.0) * 127.5), tf.uint8).numpy()
+    parts = (generator([tensor[i : i + 500] for tensor in inputs], training=False) for i in starts)
+    return tf.concat([tf.cast(tf.round((part + 1.0) * 127.5), tf.uint8) for part in parts], 0).numpy()
 
 
 if __name__ == "__main__":

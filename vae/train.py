@@ -394,8 +394,8 @@ def generate(decoder, count, seed):
 
 def to_uint8(decoder, codes):
     """Returns uint8 images (n, H, W, C) for codes (n, latent_dim): the means of p(x|z)."""
-    parts = [decoder(codes[i : i + 500], training=False) for i in range(0, len(codes), 500)]
-    return tf.cast(tf.round(tf.concat(parts, 0) * 255.0), tf.uint8).numpy()
+    parts = (decoder(codes[i : i + 500], training=False) for i in range(0, len(codes), 500))
+    return tf.concat([tf.cast(tf.round(part * 255.0), tf.uint8) for part in parts], 0).numpy()
 
 
 if __name__ == "__main__":

@@ -303,8 +303,8 @@ def generate(generator, count, seed):
 
 def to_uint8(generator, noise):
     """Returns uint8 images (n, H, W, C) for noise (n, latent_dim), in inference mode."""
-    parts = [generator(noise[i : i + 500], training=False) for i in range(0, len(noise), 500)]
-    return tf.cast(tf.round((tf.concat(parts, 0) + 1.0) * 127.5), tf.uint8).numpy()
+    parts = (generator(noise[i : i + 500], training=False) for i in range(0, len(noise), 500))
+    return tf.concat([tf.cast(tf.round((part + 1.0) * 127.5), tf.uint8) for part in parts], 0).numpy()
 
 
 if __name__ == "__main__":
