@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -24,7 +25,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from common import experiment, report, usage
-from common.files import bar, one_line_errors, say
+from common.files import UserError, bar, one_line_errors, say
 from common.plan import Job, missing, plan, read_json, show
 from common.running import Place, Running, hold, places
 
@@ -113,7 +114,11 @@ class RunAll:
         for job in [*self.waiting]:
             again = time.monotonic() - self.in_use.get(job.title, -math.inf) > LOOK_AGAIN
             if self.free and again and self.fits(job):
-                self.take(job)
+                try:
+                    self.take(job)
+                except (OSError, UserError) as error:  # such as another user's folder; must not end the other rows
+                    self.waiting.remove(job)
+                    self.fail(job, str(error))
 
     def fits(self, job: Job) -> bool:
         """Returns whether there is memory for `job`, besides what the running rows may still take."""
@@ -131,13 +136,15 @@ class RunAll:
                 say(f"{job.title}: left for now, as another process is at work in {each.folder}")
             self.in_use[job.title] = time.monotonic()
             return
-        self.waiting.remove(job)
         calls = missing(each, job.identity)
         if not calls:
             lock.close()
+            self.waiting.remove(job)
             say(f"{job.title}: done by another process")
             return
-        row = Running(job, calls, self.free.pop(), lock)
+        row = Running(job, calls, self.free[-1], lock)
+        self.waiting.remove(job)
+        self.free.pop()
         self.running.append(row)
         say(f"{job.title}: {' and '.join([row.file, *calls])} on {row.place.name}, log {row.log}")
 
@@ -153,21 +160,28 @@ class RunAll:
         self.running.remove(row)
         self.free.append(row.place)
         if code and not (stopping and code in STOPPED):
-            self.failed.append(f"FAILED {row.job.title}: {row.failure(code)}")
-            say(self.failed[-1])
+            self.fail(row.job, row.failure(code))
         elif not code and not row.calls:
             took = tqdm.format_interval(time.monotonic() - row.begun)
             say(f"{row.job.title}: done in {took}; still waiting: {len(self.waiting)}")
-            try:
-                write_page()
-            except (OSError, LookupError) as error:  # which must not end the other rows
-                say(f"*** RESULTS.md is not written: {error!r}")
+            update_page()
+
+    def fail(self, job: Job, why: str) -> None:
+        self.failed.append(f"FAILED {job.title}: {why}")
+        say(self.failed[-1])
+
+
+def update_page() -> None:
+    """Does the same as `write_page`, but only prints an error, which must not end the rows."""
+    try:
+        write_page()
+    except (OSError, LookupError) as error:
+        say(f"*** RESULTS.md is not written: {error!r}")
 
 
 def write_page() -> Path:
     """Writes the page of all measured runs in RUNS_DIR; if STEPS is set, only of those with that many steps."""
     runs_dir, steps = experiment.runs_dir(), os.environ.get("STEPS")
-    runs_dir.mkdir(parents=True, exist_ok=True)
     paths = sorted(runs_dir.glob("*/*/metrics.json"))
     if steps:
         chosen = [path.parent for path in paths if asked_steps(path) == int(steps)]
@@ -189,6 +203,9 @@ def main(words: list[str]) -> int:
         return 0
     usage.warn_of_variables()
     experiment.data_dir()  # raises if there is no such folder
+    runs_dir = experiment.runs_dir()
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=runs_dir).close()  # raises if it can't be written to
     jobs, absent = plan(words)
     if not any(job.identity for job in jobs):
         raise next(iter(absent.values()))
@@ -201,9 +218,9 @@ def main(words: list[str]) -> int:
         stopped = rows.run()
     finally:
         display.close()
-    page = write_page()
+    update_page()
     done = [job for job in jobs if job.identity and not missing(job.experiment, job.identity)]
-    say(f"{len(done)} of {len(jobs)} experiments are trained and tested; see {page}")
+    say(f"{len(done)} of {len(jobs)} experiments are trained and tested; see {runs_dir / 'RESULTS.md'}")
     for dataset in absent:
         say(f"without {dataset}: {', '.join(job.title for job in jobs if job.experiment.row['dataset'] == dataset)}")
     for line in rows.failed:

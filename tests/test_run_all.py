@@ -230,6 +230,24 @@ def test_the_weights_are_those_of_train_py(tmp_path, monkeypatch):
     assert first.checksum == second.checksum is not None
 
 
+def test_what_cannot_be_written_does_not_stop_the_others(runs, capsys):
+    (runs / "tiny").mkdir()
+    (runs / "tiny" / "long").touch()  # no folder
+    (runs / "RESULTS.md").mkdir()  # no file
+    assert run_all.main(["tiny"]) == 1
+    text = capsys.readouterr().out
+    assert text.count("FAILED tiny long: ") == 2 and str(runs / "tiny" / "long") in text
+    assert text.count("*** RESULTS.md is not written: ") == 2 and "1 of 4 experiments" in text
+    assert calls(runs) == ["test short", "train short"]
+
+
+def test_a_runs_dir_that_cannot_be_written_is_named(runs, monkeypatch):
+    (runs / "file").touch()
+    monkeypatch.setenv("RUNS_DIR", str(runs / "file"))
+    with pytest.raises(FileExistsError, match="file"):
+        run_all.main(["short"])
+
+
 def test_a_rehearsals_page_is_its_own(runs, monkeypatch):
     steps = {"short": 10, "short-steps5": 10, "long-seed1-steps5": 20, "long-steps10": 20}
     for name, planned in steps.items():
