@@ -88,7 +88,8 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
             "beside the reports": beside_reports(chosen.row.get("reported", {}), generated | own, log),
         }
         with atomic_write(chosen.folder / "metrics.json") as draft:
-            draft.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
+            finite = json.loads(json.dumps(result), parse_constant=lambda name: None)  # JSON has no NaN
+            draft.write_text(json.dumps(finite, indent=1) + "\n")
         show(result)
         if state.step < chosen.steps:
             say(f"  UNFINISHED: {state.step:,} of {chosen.steps:,} steps; these numbers are for step {measured:,}")
@@ -102,13 +103,11 @@ def load(chosen: Experiment, images: Dataset, networks: tuple[str, ...]) -> tupl
         UserError: A network is missing, or they are from different steps.
     """
     paths = {name: chosen.folder / f"{name}.keras" for name in networks}
+    train, again = f"run this first: {chosen.command('train.py')}", f"delete {chosen.folder} and train again"
     for _ in range(10):
         state = checkpoint.begin(chosen, images.identity)
-        remedy = f"run this first: {chosen.command('train.py')}"
-        if state.best:
-            remedy = f"delete {chosen.folder} and train again"
         if missing := [path.name for path in paths.values() if not path.is_file()]:
-            raise UserError(f"{missing[0]} is missing from {chosen.folder}; {remedy}")
+            raise UserError(f"{missing[0]} is missing from {chosen.folder}; {again if state.best else train}")
         before = {checkpoint.network_step(path) for path in paths.values()}
         loaded = {name: load_network(path) for name, path in paths.items()}
         after = {checkpoint.network_step(path) for path in paths.values()}
@@ -116,7 +115,8 @@ def load(chosen: Experiment, images: Dataset, networks: tuple[str, ...]) -> tupl
             latest = state.best[1] if state.best else state.step
             return state, loaded, after.pop() or latest
         time.sleep(1)
-    raise UserError(f"the networks in {chosen.folder} are from different steps; {remedy}")
+    lost = state.best and state.step >= chosen.steps  # else train.py writes them again
+    raise UserError(f"the networks in {chosen.folder} are from different steps; {again if lost else train}")
 
 
 def sample_count(images: Dataset) -> int:
@@ -249,17 +249,6 @@ def beside_reports(reported: dict, measured: dict, log: list[dict]) -> dict[str,
             for step, number in value.items():
                 found[source][f"{name} at step {step:,}"] = {"reported": number, "ours": logged(name, step)}
     return found
-
-
-def finite(value):
-    """Returns a result for JSON, with None for each number that is not finite (which should not occur)."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def show(result: dict) -> None:

@@ -456,8 +456,12 @@ def test_networks_are_read_again_until_they_are_from_one_step(trained, tmp_path,
     state, loaded, step = evaluation.load(chosen, images, names)
     assert (state.step, step, len(pauses), tuple(loaded)) == (105, 105, 3, names)
     save(b"100")
-    with pytest.raises(UserError, match="are from different steps; run this first"):
-        evaluation.load(chosen, images, names)
+    for steps, best, remedy in ((105, None, "run this"), (110, (1.0, 100), "run this"), (105, (1.0, 100), "delete")):
+        left = checkpoint.read_state(folder)._replace(best=best)
+        monkeypatch.setattr(checkpoint, "begin", lambda *_, left=left: left)
+        with pytest.raises(UserError, match=f"are from different steps; {remedy}"):
+            evaluation.load(chosen._replace(steps=steps), images, names)
+    monkeypatch.setattr(checkpoint, "begin", lambda *_: checkpoint.read_state(folder))
     for name in names:
         save(b"", name)
     assert evaluation.load(chosen, images, names)[2] == 105  # of an earlier version, as the checkpoint says
@@ -705,6 +709,7 @@ def test_the_reports_numbers_get_ours_beside_them():
         (25_000, 500, [0, 500, 1_500, *range(2_500, 25_000, 2_500)]),
         (10_000, 200, [0, 200, 600, *range(1_000, 10_000, 1_000)]),
         (2_000, 100, [0, 100, *range(200, 2_000, 200)]),
+        (999, 90, [*range(0, 901, 90)]),  # in tens, as many as an execution may run
         (187_500, 500, [0, 2_000, 4_000, 9_500, 19_000, 37_500, 56_500, 75_000, 94_000, 112_500, 131_500, 150_000,
                         169_000]),
         (7, 1, [*range(8)]),
