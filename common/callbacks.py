@@ -28,12 +28,14 @@ class Step(Callback):
     """Counts the steps. The dev loss and the samples are `due` at the end of each interval and at the last step.
 
     An interval is a fiftieth of the training, at most 500 steps; in trainings under 5,000 steps, a tenth, at most 100.
+    It is a multiple of ten if it can be, since an execution may run ten steps (see `devices.tune`).
     """
 
     def __init__(self, start: int, last: int):
         super().__init__()
         self.start, self.now, self.last = start, start, last
-        self.interval = min(500, max(1, min(100, last // 10), last // 50))
+        interval = min(500, max(1, min(100, last // 10), last // 50))
+        self.interval = interval // 10 * 10 or interval
 
     @property
     def ended(self) -> bool:

@@ -38,7 +38,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a draft to write to, which atomically replaces `path` if the block ends without an exception.
 
     Each draft has a name of its own, also among machines that share the folder; a draft left by a killed process is
-    removed once it is an hour old.
+    removed by the next write of `path` an hour later or more.
     """
     for left in path.parent.glob(f"~*-{path.name}"):
         with contextlib.suppress(FileNotFoundError):
@@ -70,7 +70,7 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(
             f"error: cannot read or write {error.filename or 'a file'} ({os.strerror(error.errno)}): mend that, or set "
-            "RUNS_DIR to another folder, then run the same command again; what was saved is kept",
+            "RUNS_DIR or DATA_DIR to another folder, then run the same command again; what was saved is kept",
             file=sys.stderr,
         )
         sys.exit(2)

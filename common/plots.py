@@ -84,11 +84,9 @@ def curves(log: list[dict], panels: dict[str, list[str]], path: Path, title: str
         for colour, column in zip(COLOURS, columns):
             raw = np.array([float(row[column]) for row in log])
             # A mean over `window` lines, over fewer at both ends.
-            total = np.concatenate([[0], np.cumsum(raw)])
-            first = np.arange(len(raw)) - window // 2
-            low, high = np.maximum(first, 0), np.minimum(first + window, len(raw))
+            total, count = (np.convolve(values, np.ones(window), "same") for values in (raw, np.ones(len(raw))))
             axis.plot(step, raw, color=colour, alpha=0.25, linewidth=0.7)
-            axis.plot(step, (total[high] - total[low]) / (high - low), color=colour, linewidth=1.8, label=column)
+            axis.plot(step, total / count, color=colour, linewidth=1.8, label=column)
             dev = [(int(row["step"]), float(row[f"dev_{column}"])) for row in log if row.get(f"dev_{column}")]
             if dev:
                 axis.plot(*zip(*dev), "k--", marker=_marker(dev), linewidth=1.3, label=f"{column}, dev set")

@@ -159,7 +159,7 @@ def draw_seeds(rows: list[Row], path: Path) -> None:
         active = {}
         for result in row:
             log = read_log(result["folder"])
-            if log and tables.UNITS in result["own"]:
+            if any(map(has_dev, log)) and tables.UNITS in result["own"]:
                 active.setdefault(result["own"][tables.UNITS], []).append(log)
         if active:
             name, reported = tables.called(row), {key: tables.reported_end(row, key, "dev_loss") for key in ("A", "E")}
