@@ -20,7 +20,7 @@ from common.files import ROOT, UserError, atomic_write, one_line_errors, say
 from common.tables import Row, read
 
 # The pictures that show no image of the dataset. CelebA forbids publishing its images, CIFAR-10 states no terms.
-GENERATED = {"samples", "curves", "fid_by_step", "compared", "decoded", "tsne", "pairs", "categorical", "continuous",
+GENERATED = {"samples", "curves", "fid_by_step", "decoded", "tsne", "pairs", "categorical", "continuous",
              "interpolation", "extrapolation"}  # fmt: skip
 LARGEST_PICTURE = 300_000  # bytes
 MARKER = re.compile(r"(<!-- table: ([^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -103,7 +103,7 @@ def write_log(lines: list[dict], columns: list[str], target: Path) -> None:
 def keep_pictures(folder: Path, target: Path, digits: bool) -> None:
     """Keeps training.gif and the figures; unless the images are `digits`, only figures without original images."""
     shutil.copy(folder / "training.gif", target)
-    for path in folder.glob("[!~]*.png"):
+    for path in {*folder.glob("[!~]*.png")} - {folder / "compared.png"}:  # drawn anew by `draw_compared`
         if digits or re.sub(r"_\d+$", "", path.stem) in GENERATED:
             save_picture(Image.open(path).convert("RGB"), target / path.name)
 
@@ -169,10 +169,23 @@ def draw_seeds(rows: list[Row], path: Path) -> None:
         plots.dev_losses(logs, ends, path)
 
 
+def draw_compared(rows: list[Row], folder: Path) -> None:
+    """Draws the dev curves of all VAEs with the same images in one figure, compared_<dataset>.png in `folder`."""
+    logs, curves = {}, import_module("vae.train").CURVES
+    for row in rows:
+        first = row[0]
+        if first["model"] == "vae" and (log := read_log(first["folder"])):
+            logs.setdefault(first["dataset"], {})[first["run"]] = log
+    for dataset, those in logs.items():
+        path = folder / tables.compared(next(iter(those)))
+        plots.compared(those, {label: column for label, (column,) in curves.items()}, path, f"{dataset}: dev set")
+
+
 def write_page(runs_dir: Path, folders: list[Path], title: str) -> Path:
     """Writes RESULTS.md in `runs_dir`, with tables and pictures of the measured runs in `folders`; returns its path."""
     paths = [folder / "metrics.json" for folder in folders]
     rows = tables.read_rows(path for path in paths if path.exists())
+    draw_compared(rows, runs_dir / "vae")
     parts = [f"# {title}"]
     for heading, name in (("Results", "results"), ("Compared with the reports", "reports"), ("Pictures", "gallery")):
         parts += [f"## {heading}", tables.write(name, rows, runs_dir)]
@@ -189,6 +202,7 @@ def main(runs_dir: Path, root: Path) -> None:
         publish(path.parent, results)
     rows = tables.read_rows(results.glob("*/[!~]*/metrics.json"))
     draw_seeds(rows, results / "vae" / "seeds.png")
+    draw_compared(rows, results / "vae")
     texts = {path: fill(path, rows) for path in pages(root)}  # all before the first is written, in case of an error
     for path, text in texts.items():
         if text != path.read_text():

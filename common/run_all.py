@@ -175,7 +175,7 @@ def update_page() -> None:
     """Does the same as `write_page`, but only prints an error, which must not end the rows."""
     try:
         write_page()
-    except (OSError, LookupError) as error:
+    except (OSError, LookupError, UserError) as error:
         say(f"*** RESULTS.md is not written: {error!r}")
 
 

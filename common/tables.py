@@ -57,7 +57,7 @@ QUESTIONS = {
          "last tenth: d_fake_after": ".3f"},
     ),
 }  # fmt: skip
-# A gallery shows those that exist; compared.png, which covers all rows of a dataset, once.
+# A gallery shows those that exist.
 PICTURES = ["samples", "dev_sheet", "decoded", "pairs", "categorical_1", "continuous_1", "continuous_2",
             "interpolation", "curves"]  # fmt: skip
 
@@ -260,8 +260,8 @@ def question_table(rows: list[Row], here: Path, names: list[str], columns: dict[
 
 
 def gallery(rows: list[Row], here: Path) -> str:
-    """Returns a line per row, with the pictures of its first seed."""
-    lines, compared = [], {}
+    """Returns a line per row, with the pictures of its first seed, and one per dataset for compared_<dataset>.png."""
+    lines, of_all = [], {}
     for row in rows:
         folder = row[0]["folder"]
         there = [name for name in PICTURES if (folder / f"{name}.png").is_file()]
@@ -270,10 +270,16 @@ def gallery(rows: list[Row], here: Path) -> str:
         if there:
             pictures = [picture(folder / f"{name}.png", here) for name in there]
             lines.append([link(row, here), " ".join(pictures)])
-        if (folder / "compared.png").is_file():
-            compared[row[0]["dataset"]] = picture(folder / "compared.png", here)
-    lines += [[f"all rows, {dataset}", shown] for dataset, shown in compared.items()]
+        shared = folder.with_name(compared(row[0]["run"]))
+        if shared.is_file():
+            of_all[row[0]["dataset"]] = picture(shared, here)
+    lines += [[f"all rows, {dataset}", shown] for dataset, shown in of_all.items()]
     return table(["experiment", "pictures"], lines, "---")
+
+
+def compared(run: str) -> str:
+    """Returns the name of the figure that compares all rows with the same images as the row named `run`."""
+    return f"compared_{run.split('_')[0]}.png"
 
 
 def picture(path: Path, here: Path) -> str:

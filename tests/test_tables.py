@@ -68,7 +68,8 @@ def test_pages(tmp_path):
         above, table, below = re.split("<!-- .* -->\n", page.read_text())
         assert (above, below) == ("above\n", "below") and "mnist" in table and "old" not in table
         assert ("vae" in table) == (page.parent == tmp_path)
-    assert (tmp_path / "results" / "vae" / "seeds.png").stat().st_size > 1000
+    for figure in ("seeds", "compared_mnist", "compared_celeba"):
+        assert (tmp_path / "results" / "vae" / f"{figure}.png").stat().st_size > 1000
 
 
 def test_the_page_of_ones_own_runs(tmp_path):
@@ -76,6 +77,7 @@ def test_the_page_of_ones_own_runs(tmp_path):
     page = report.write_page(tmp_path, [tmp_path / "vae" / name for name in ("mnist_z3", "not_measured")], "Mine")
     assert page == tmp_path / "RESULTS.md" and page.read_text().startswith("# Mine\n\n## Results\n\n| experiment ")
     assert "(vae/mnist_z3)" in page.read_text() and "dcgan" not in page.read_text()
+    assert '| all rows, MNIST | <img src="vae/compared_mnist.png"' in page.read_text()
 
 
 def test_the_repository():

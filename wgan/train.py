@@ -51,11 +51,6 @@ RUNS = {
                 "FID (classifier)": 2.52, "KID (classifier)": 0.030, "precision": 0.84, "recall": 0.63,
                 "sharpness": 0.036,
             },
-            "D, 640 of its pictures, steps 4,000 to 4,900": {
-                "FID (classifier), early": 3.30, "recall, early": 0.56,
-            },
-            "D, 320 of its pictures, steps 1,500 to 1,900": {"FID (classifier), early": 6.4},
-            "D, 128 of its pictures, steps 500 and 600": {"FID (classifier), early": 10.8, "recall, early": 0.17},
         },
     ),
     "cifar10_gp": dict(
