@@ -151,8 +151,8 @@ def label_loss(labels, logits):
 def label_accuracy(labels, logits):
     """Returns the share of encoded labels that the logits predict correctly."""
     if logits.shape[-1] == 1:
-        return tf.reduce_mean(tf.cast((logits > 0) == (labels > 0.5), tf.float32))
-    return tf.reduce_mean(tf.cast(tf.argmax(logits, 1) == tf.argmax(labels, 1), tf.float32))
+        return tf.reduce_mean(keras.metrics.binary_accuracy(labels, logits, threshold=0.0))
+    return tf.reduce_mean(keras.metrics.categorical_accuracy(labels, logits))
 
 
 class ACGAN(keras.Model):

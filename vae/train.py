@@ -294,7 +294,10 @@ def build_networks(image_shape, network, latent_dim):
 
 
 def bernoulli_loss(images, logits):
-    """Returns -log p(x|z) in nats, (batch,), summed over the pixels: Bernoulli variables with these logits."""
+    """Returns -log p(x|z) in nats, (batch,), summed over the pixels: Bernoulli variables with these logits.
+
+    As usual, a grey level in [0, 1] stands for the probability that its pixel is 1.
+    """
     return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(images, logits), [1, 2, 3])
 
 
