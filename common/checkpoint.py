@@ -90,11 +90,12 @@ def _checksum(file: h5py.File) -> int:
 def save_checkpoint(model: keras.Model, state: State, folder: Path, networks: bool) -> None:
     """Writes the model's weights and `state`; if `networks`, first writes each of its networks as <name>.keras."""
     with atomic_write(folder / CHECKPOINT) as draft:
-        # Checks that there is room for the weights and Adam's two moments: on a full disk HDF5 crashes.
+        # Checks that there is room for the weights and the optimizers' moments: on a full disk HDF5 crashes.
         if hasattr(os, "posix_fallocate"):  # not on macOS
-            size = sum(weights.numpy().nbytes for weights in model.weights)
+            parts = [model, *(part for part in vars(model).values() if isinstance(part, keras.Optimizer))]
+            size = sum(variable.numpy().nbytes for part in parts for variable in part.variables)
             with open(draft, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, 3 * size + 2**20)
+                os.posix_fallocate(file.fileno(), 0, size + 2**20)
         model.save_weights(draft)
         with h5py.File(draft, "a") as file:
             file.attrs["state"] = json.dumps(state._replace(checksum=_checksum(file))._asdict())
@@ -184,7 +185,7 @@ def read_log(folder: Path) -> list[dict]:
 
 
 def cut_back(folder: Path, step: int) -> None:
-    """Removes from a run's folder everything after its checkpoint's `step`, and the drafts left by killed processes."""
+    """Removes from a run's folder everything after its checkpoint's `step`, and what killed processes left half."""
     for pattern in ("samples/~*", "snapshots/~*", "tensorboard/*/~*", "~*.keras", f"~*{CHECKPOINT}"):
         for draft in folder.glob(pattern):
             draft.unlink()
