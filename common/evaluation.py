@@ -97,7 +97,7 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
 
 
 def load(chosen: Experiment, images: Dataset, networks: tuple[str, ...]) -> tuple[State, dict, int]:
-    """Returns the state, the networks by name and the step that all of them are from, even while a train.py saves.
+    """Returns the state, the networks by name and the step they are all from; works while a train.py is saving.
 
     Raises:
         UserError: A network is missing, or they are from different steps.
@@ -158,25 +158,14 @@ def fid_by_step(
     return found
 
 
-def siblings(chosen: Experiment, runs: dict, source: str) -> dict[str, Path]:
-    """Returns, by name, the folders of all rows trained on the images `source` with the same SEED and STEPS."""
+def siblings_fid(chosen: Experiment, runs: dict, source: str) -> dict[str, dict[int, float]]:
+    """Returns, by name, the FID by step of all rows measured on the images `source` with the same SEED and STEPS."""
     suffix, found = chosen.folder.name.removeprefix(chosen.name), {}
     for name in runs:
-        folder = chosen.folder.with_name(name + suffix)
-        with contextlib.suppress(UserError):  # its checkpoint is damaged
-            state = checkpoint.read_state(folder)
-            if state and state.row["images"] == source:
-                found[name] = folder
-    return found
-
-
-def siblings_fid(chosen: Experiment, runs: dict, source: str) -> dict[str, dict[int, float]]:
-    """Returns the FID by step of the siblings that have been measured, by name."""
-    found = {}
-    for name, folder in siblings(chosen, runs, source).items():
-        with contextlib.suppress(OSError, ValueError, KeyError):  # missing or damaged
-            by_step = json.loads((folder / "metrics.json").read_text())["FID by step"]
-            found[name] = {int(step): value for step, value in by_step.items()}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged
+            result = json.loads((chosen.folder.with_name(name + suffix) / "metrics.json").read_text())
+            if result["dataset"] == source:
+                found[name] = {int(step): value for step, value in result["FID by step"].items()}
     return found
 
 

@@ -76,6 +76,8 @@ def keep(folder: Path, target: Path, result: dict) -> None:
 def keep_log(folder: Path, target: Path) -> None:
     """Keeps about 250 lines of the log, and all with dev losses."""
     log = read_log(folder)
+    if not log:
+        raise UserError("log.csv is missing")
     every = max(1, len(log) // 250)
     lines = [line for number, line in enumerate(log, 1) if number % every == 0 or has_dev(line)]
     write_log(lines, list(log[0]), target)
@@ -103,7 +105,7 @@ def write_log(lines: list[dict], columns: list[str], target: Path) -> None:
 def keep_pictures(folder: Path, target: Path, digits: bool) -> None:
     """Keeps training.gif and the figures; unless the images are `digits`, only figures without original images."""
     shutil.copy(folder / "training.gif", target)
-    for path in {*folder.glob("[!~]*.png")} - {folder / "compared.png"}:  # drawn anew by `draw_compared`
+    for path in folder.glob("[!~]*.png"):
         if digits or re.sub(r"_\d+$", "", path.stem) in GENERATED:
             save_picture(Image.open(path).convert("RGB"), target / path.name)
 
@@ -170,15 +172,16 @@ def draw_seeds(rows: list[Row], path: Path) -> None:
 
 
 def draw_compared(rows: list[Row], folder: Path) -> None:
-    """Draws the dev curves of all VAEs with the same images in one figure, compared_<dataset>.png in `folder`."""
-    logs, curves = {}, import_module("vae.train").CURVES
+    """Draws the curves of all VAEs with the same images in one figure, compared_<dataset>.png in `folder`."""
+    curves, logs = import_module("vae.train").CURVES, {}
     for row in rows:
         first = row[0]
-        if first["model"] == "vae" and (log := read_log(first["folder"])):
-            logs.setdefault(first["dataset"], {})[first["run"]] = log
+        log = read_log(first["folder"]) if first["model"] == "vae" else []
+        if log and "loss" in log[0]:  # other seeds than 0 have only dev losses
+            logs.setdefault(first["dataset"], {}).setdefault(first["run"], log)  # the longest comes first
     for dataset, those in logs.items():
-        path = folder / tables.compared(next(iter(those)))
-        plots.compared(those, {label: column for label, (column,) in curves.items()}, path, f"{dataset}: dev set")
+        panels = {label: column for label, (column,) in curves.items()}
+        plots.compared(those, panels, folder / tables.compared(dataset), f"{dataset}: dev set")
 
 
 def write_page(runs_dir: Path, folders: list[Path], title: str) -> Path:

@@ -270,16 +270,16 @@ def gallery(rows: list[Row], here: Path) -> str:
         if there:
             pictures = [picture(folder / f"{name}.png", here) for name in there]
             lines.append([link(row, here), " ".join(pictures)])
-        shared = folder.with_name(compared(row[0]["run"]))
+        shared = folder.with_name(compared(row[0]["dataset"]))
         if shared.is_file():
             of_all[row[0]["dataset"]] = picture(shared, here)
     lines += [[f"all rows, {dataset}", shown] for dataset, shown in of_all.items()]
     return table(["experiment", "pictures"], lines, "---")
 
 
-def compared(run: str) -> str:
-    """Returns the name of the figure that compares all rows with the same images as the row named `run`."""
-    return f"compared_{run.split('_')[0]}.png"
+def compared(dataset: str) -> str:
+    """Returns the name of the figure that compares all rows trained on these images."""
+    return f"compared_{'_'.join(re.findall(r'[A-Za-z0-9]+', dataset))}.png"
 
 
 def picture(path: Path, here: Path) -> str:
@@ -290,7 +290,6 @@ def picture(path: Path, here: Path) -> str:
 
 TABLES = {
     "results": results_table,
-    "model": results_table,  # on a model's page, which shows only that model
     "summary": summary_table,
     "reports": reports_table,
     "seeds": seeds_table,

@@ -71,7 +71,7 @@ def test_what_is_kept_of_others(tmp_path):
     assert names(tmp_path / "vae" / "mnist_z3-seed1") == {"metrics.json", "log.csv"}
     assert steps(tmp_path / "vae" / "mnist_z3-seed1") == [777, 1554, 2331]
     shown = {"decoded", "pairs", "categorical_1", "interpolation"}
-    faces = make_run(tmp_path / "celeba_z512", (*shown, "reconstructions", "dev_sheet", "compared"), **CELEBA)
+    faces = make_run(tmp_path / "celeba_z512", (*shown, "reconstructions", "dev_sheet", "new_figure"), **CELEBA)
     report.publish(faces, tmp_path)
     kept = {"metrics.json", "log.csv", "training.gif", *(f"{name}.png" for name in shown)}
     assert names(tmp_path / "vae" / "celeba_z512") == kept

@@ -133,7 +133,7 @@ def test_each_row_is_measured(row, images, monkeypatch, tmp_path):
     own, pictures = metrics["own"], {path.stem for path in folder.glob("*.png")}
     assert {"samples", "curves", "fid_by_step"} <= pictures
     if script == "vae":
-        assert {"tsne", "decoded", "reconstructions", "interpolation", "compared"} <= pictures
+        assert {"tsne", "decoded", "reconstructions", "interpolation"} <= pictures
         check_vae(folder, metrics, images)
     elif script in ("dcgan", "wgan"):
         assert {"interpolation", "extrapolation"} <= pictures

@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 from test_report import CELEBA, METRICS, make_run
 
-from common import report, tables
+from common import plots, report, tables
 from common.files import ROOT, UserError
 
 
@@ -54,7 +54,7 @@ def test_pages(tmp_path):
     make_results(tmp_path / "results")
     (tmp_path / "dcgan").mkdir()
     pages = tmp_path / "README.md", tmp_path / "dcgan" / "README.md"
-    text = "above\n<!-- table: model -->\nold\n<!-- end -->\nbelow"
+    text = "above\n<!-- table: results -->\nold\n<!-- end -->\nbelow"
     for page in pages:
         page.write_text(text)
     for wrong in ("<!-- table: fid -->\n<!-- end -->", "<!-- table: bias -->\n<!-- table: bias -->\n<!-- end -->"):
@@ -68,7 +68,7 @@ def test_pages(tmp_path):
         above, table, below = re.split("<!-- .* -->\n", page.read_text())
         assert (above, below) == ("above\n", "below") and "mnist" in table and "old" not in table
         assert ("vae" in table) == (page.parent == tmp_path)
-    for figure in ("seeds", "compared_mnist", "compared_celeba"):
+    for figure in ("seeds", "compared_MNIST", "compared_CelebA"):
         assert (tmp_path / "results" / "vae" / f"{figure}.png").stat().st_size > 1000
 
 
@@ -77,7 +77,26 @@ def test_the_page_of_ones_own_runs(tmp_path):
     page = report.write_page(tmp_path, [tmp_path / "vae" / name for name in ("mnist_z3", "not_measured")], "Mine")
     assert page == tmp_path / "RESULTS.md" and page.read_text().startswith("# Mine\n\n## Results\n\n| experiment ")
     assert "(vae/mnist_z3)" in page.read_text() and "dcgan" not in page.read_text()
-    assert '| all rows, MNIST | <img src="vae/compared_mnist.png"' in page.read_text()
+    assert '| all rows, MNIST | <img src="vae/compared_MNIST.png"' in page.read_text()
+
+
+def test_runs_are_compared_in_one_figure_for_each_dataset(tmp_path, monkeypatch):
+    """Of a row with several lengths, the longest is shown; other seeds' logs have only dev losses."""
+    drawn = {}
+    monkeypatch.setattr(plots, "compared", lambda logs, panels, path, title: drawn.update({path.name: logs}))
+    small = {"dataset": "5,000 MNIST digits"}
+    make_run(tmp_path / "vae" / "mnist_z3")
+    make_run(tmp_path / "vae" / "mnist_z3-steps9", steps=9)
+    make_run(tmp_path / "vae" / "mnist_z10", run="mnist_z10", **small)
+    for name in ("mnist_z3-steps9", "mnist_z10"):
+        (tmp_path / "vae" / name / "log.csv").write_text("step,loss,dev_loss\n9,1,2\n")
+    (make_run(tmp_path / "vae" / "mnist_z64-seed1", run="mnist_z64", seed=1) / "log.csv").write_text(
+        "step,dev_loss\n9,2\n"
+    )
+    make_run(tmp_path / "dcgan" / "mnist", model="dcgan", run="mnist")
+    report.draw_compared(tables.read_rows(tmp_path.glob("*/*/metrics.json")), tmp_path)
+    lengths = {name: {run: len(log) for run, log in logs.items()} for name, logs in drawn.items()}
+    assert lengths == {"compared_MNIST.png": {"mnist_z3": 2500}, "compared_5_000_MNIST_digits.png": {"mnist_z10": 1}}
 
 
 def test_the_repository():

@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
-from common.checkpoint import read_log
-from common.evaluation import latent_path, siblings
+from common.evaluation import latent_path
 from vae.train import CURVES, RUNS, bernoulli_loss, generate, kl_divergence, mean_squared_error, to_uint8
 
 # Of CelebA's 40: the reports' first, then some that cover much of the image.
@@ -21,7 +20,7 @@ ATTRIBUTES = ["Male", "Smiling", "Blond_Hair", "Black_Hair", "Eyeglasses", "Youn
 
 
 def report(experiment, networks, images):
-    """Draws reconstructions, latent grids, t-SNE, and the curves of all rows trained on the same images in one figure.
+    """Draws reconstructions, latent grids and t-SNE.
 
     Returns:
         The ELBO or MSE, the latent path, the active units and the accuracies of linear probes of the codes, by name.
@@ -40,10 +39,6 @@ def report(experiment, networks, images):
     plots.pictures(panels, experiment.folder / "dev_sheet.png", experiment.title)
     del panels["dev images"]  # CelebA's images may not be published
     plots.pictures(panels, experiment.folder / "decoded.png", experiment.title)
-
-    logs = {name: read_log(folder) for name, folder in siblings(experiment, RUNS, images.source).items()}
-    panels = {label: column for label, (column,) in CURVES.items()}
-    plots.compared(logs, panels, experiment.folder / "compared.png", f"{images.source}: dev set")
 
     def draw(codes):
         return to_uint8(decoder, codes)
