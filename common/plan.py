@@ -45,7 +45,7 @@ def plan(words: list[str]) -> tuple[list[Job], dict[str, UserError]]:
 
 
 def choose(words: list[str]) -> list[Experiment]:
-    """Returns the rows that match all `words`, each the script, the row or a part of the row's name.
+    """Returns the rows that match all `words`, each word being a script, a row or a part of its name.
 
     Raises:
         UserError: No row matches.
@@ -72,7 +72,7 @@ def missing(each: Experiment, identity: dict[str, str]) -> list[str]:
     """Returns what is still to be run for a row: train.py and test.py, test.py, or nothing."""
     try:
         state = checkpoint.begin(each, identity)
-    except UserError:
+    except (OSError, UserError):
         return ["train.py"]  # which prints the error
     if state.step < each.steps:
         return ["train.py", "test.py"]
@@ -87,7 +87,7 @@ def estimate(each: Experiment, calls: list[str]) -> float | None:
     if "train.py" not in calls:
         return seconds
     state = None
-    with contextlib.suppress(UserError):  # a damaged checkpoint
+    with contextlib.suppress(OSError, UserError):  # a checkpoint that is damaged or can't be read
         state = checkpoint.read_state(each.folder)
     if state and state.step:
         return seconds + (each.steps - state.step) * state.seconds / state.step
@@ -106,7 +106,9 @@ def memory(each: Experiment) -> float:
 def read_json(path: Path) -> dict:
     """Returns the contents of a JSON file; an empty dict if it is damaged or missing."""
     with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if isinstance(value, dict):
+            return value
     return {}
 
 

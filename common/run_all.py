@@ -150,17 +150,22 @@ class RunAll:
 
     def look(self, row: Running, stopping: bool) -> None:
         """If a row's script has ended, starts its next script or ends the row."""
-        code = row.look()
+        code, why = row.look(), None
         if code is None:
             return
         if not code and row.calls and not stopping:
-            row.call()
-            return
+            try:
+                row.call()
+                return
+            except OSError as error:  # such as no memory for a process; must not end the other rows
+                why = str(error)
+        elif code and not (stopping and code in STOPPED):
+            why = row.failure(code)
         row.close()
         self.running.remove(row)
         self.free.append(row.place)
-        if code and not (stopping and code in STOPPED):
-            self.fail(row.job, row.failure(code))
+        if why:
+            self.fail(row.job, why)
         elif not code and not row.calls:
             took = tqdm.format_interval(time.monotonic() - row.begun)
             say(f"{row.job.title}: done in {took}; still waiting: {len(self.waiting)}")
@@ -172,7 +177,7 @@ class RunAll:
 
 
 def update_page() -> None:
-    """Does the same as `write_page`, but only prints an error, which must not end the rows."""
+    """Calls `write_page`, but prints an error instead of raising it, so that the rows go on."""
     try:
         write_page()
     except (OSError, LookupError, UserError) as error:
@@ -203,9 +208,13 @@ def main(words: list[str]) -> int:
         return 0
     usage.warn_of_variables()
     experiment.data_dir()  # raises if there is no such folder
+    experiment.number("JOBS", 1, 1)  # raises if it is not a number
     runs_dir = experiment.runs_dir()
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=runs_dir).close()  # raises if it can't be written to
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=runs_dir).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {runs_dir} ({error.strerror}): set RUNS_DIR to a writable folder") from error
     jobs, absent = plan(words)
     if not any(job.identity for job in jobs):
         raise next(iter(absent.values()))

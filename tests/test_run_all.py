@@ -164,6 +164,21 @@ def test_a_signal_stops_all(runs, start, capfd, number):
     assert calls(runs) == ["test long", "train long"]
 
 
+def test_a_test_py_that_cannot_be_started_does_not_stop_the_others(runs, monkeypatch, capsys):
+    start, scripts = running.psutil.Popen, []
+
+    def refuse_one(command, **options):
+        scripts.append((command[-1], command[-2].name))
+        if scripts[-1] == ("short", "test.py"):
+            raise OSError(12, "no memory")
+        return start(command, **options)
+
+    monkeypatch.setattr(running.psutil, "Popen", refuse_one)
+    assert run_all.main(["tiny"]) == 1
+    assert capsys.readouterr().out.count("FAILED tiny short: [Errno 12] no memory") == 2
+    assert calls(runs) == ["test long", "train long", "train short"]
+
+
 @pytest.mark.parametrize(("code", "failed"), [(143, []), (-signal.SIGTERM, []), (2, ["FAILED tiny broken: code 2"])])
 def test_a_row_that_fails_as_all_are_stopped_is_named(code, failed):
     row = SimpleNamespace(
@@ -241,11 +256,20 @@ def test_what_cannot_be_written_does_not_stop_the_others(runs, capsys):
     assert calls(runs) == ["test short", "train short"]
 
 
-def test_a_runs_dir_that_cannot_be_written_is_named(runs, monkeypatch):
+@pytest.mark.parametrize("name", ["file", "/proc"])
+def test_a_runs_dir_that_cannot_be_written_is_named(runs, monkeypatch, name):
     (runs / "file").touch()
-    monkeypatch.setenv("RUNS_DIR", str(runs / "file"))
-    with pytest.raises(FileExistsError, match="file"):
+    monkeypatch.setenv("RUNS_DIR", str(runs / name))
+    with pytest.raises(UserError, match=f"cannot write to .*{name} "):
         run_all.main(["short"])
+
+
+def test_a_folder_that_cannot_be_read_is_left_to_train_py(runs, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(folder)
+
+    monkeypatch.setattr(checkpoint, "read_state", refuse)
+    assert plan.plan(["short"])[0][0].calls == ["train.py"]
 
 
 def test_a_rehearsals_page_is_its_own(runs, monkeypatch):
