@@ -72,7 +72,7 @@ def load(parent: Path) -> Faces:
 def _check_complete(faces: dict[str, str], path: Path, others: dict[str, str], other: Path) -> None:
     """Raises UserError unless each face in `other` is also in `path`."""
     if missing := [face for face in others if face not in faces]:
-        counts = f"{len(missing):,} faces of {other} are not in {path}, such as {missing[0]}.jpg"
+        counts = f"{len(missing):,} of the faces in {other} are not in {path}, such as {missing[0]}.jpg"
         raise UserError(f"{counts}: get both again, in full, from {PAGE}")
 
 

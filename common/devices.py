@@ -183,8 +183,8 @@ def tune(
 
     On a CPU, XLA's convolutions are no faster than oneDNN's (on two AVX-512 cores, as fast for the small MNIST networks
     and slower for the wide ones), and XLA compiles for 3 to 30 s and takes about 300 MB. What else it does, `fuse` does
-    there, too, which saves 15 to 20 % of a DCGAN or ACGAN step on MNIST. Ten steps per execution save Python's overhead
-    in a small step; `round_steps` must be a multiple of ten. On several devices, XLA can't compile the steps, and
+    there, too. Ten steps per execution save Python's overhead in a small step, if `round_steps`, a divisor of all steps
+    at which an execution must end, is a multiple of ten. On several devices, XLA can't compile the steps, and
     TensorFlow can't combine them.
     """
     small = bool(GPUS) or math.prod(image_shape) <= 32 * 32

@@ -131,7 +131,7 @@ class InUse(UserError):
 
 @contextlib.contextmanager
 def hold_folder(experiment: Experiment) -> Iterator[None]:
-    """Creates the experiment's folder, and locks out any other train.py until the block ends, or the process.
+    """Creates the experiment's folder, and locks out any other train.py until the block or the process ends.
 
     Raises:
         UserError: The folder can't be written to.

@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 def say(line: str = "") -> None:
-    """Prints a line at once, or to nowhere if the pipe or terminal is closed, so that what is computed is not lost."""
+    """Prints a line at once, or drops it if the pipe or terminal is closed, so that no computed work is lost."""
     try:
         with tqdm.external_write_mode(sys.stdout):  # redraws a bar below the line
             print(line, flush=True)

@@ -131,7 +131,6 @@ def fit(chosen: Experiment, state: State, model: keras.Model, images: Dataset, g
     strategy = model.distribute_strategy
     step, stop = callbacks.Step(state.step, chosen.steps), callbacks.Stop()
     progress = callbacks.Bar(step) if sys.stdout.isatty() else callbacks.Lines(step)
-    # Stop removes "asked" from the logs before they are written.
     parts = [step, stop, callbacks.DevLoss(step, images.dev.images), callbacks.Finite(step), progress]
     if not devices.worker(strategy)[0]:
         checkpoint.cut_back(chosen.folder, state.step)

@@ -132,9 +132,9 @@ def attribute_numbers(generator, read, names, seed, count=200):
     for name, i in each_code(generator):
         values = CATEGORIES if name == "categorical" else np.linspace(-1, 1, 10)
         seen = np.stack([read(to_uint8(generator, changed)) for changed in sweep(generator, inputs, name, i, values)])
-        changes = largest_less_smallest(seen)
+        changes = np.ptp(seen.mean(1), axis=0)
         orders = [rng.random(seen.shape[:2]).argsort(0)[..., None] for _ in range(100)]
-        shuffled = [largest_less_smallest(np.take_along_axis(seen, order, 0)).max() for order in orders]
+        shuffled = [np.ptp(np.take_along_axis(seen, order, 0).mean(1), axis=0).max() for order in orders]
         chance = np.quantile(shuffled, 0.95)
         code = f"{name} {i + 1}"
         found[f"{code} changes most"] = names[changes.argmax()] if changes.max() > chance else "nothing"
@@ -142,12 +142,6 @@ def attribute_numbers(generator, read, names, seed, count=200):
         found[f"{code}: change by chance (share)"] = float(chance)
         found[f"{code}: each attribute's change (share)"] = dict(zip(names, changes.tolist()))
     return found
-
-
-def largest_less_smallest(seen):
-    """Returns the range, over the values, of each attribute's share of images, (k,); `seen` is (values, images, k)."""
-    shares = seen.mean(1)
-    return shares.max(0) - shares.min(0)
 
 
 def each_code(generator):

@@ -26,7 +26,7 @@ def test_help(script, file, tmp_path, no_tensorflow):
     for name, row in MODULES[script].RUNS.items():
         line = next(line for line in out.splitlines() if line.split()[:1] == [name])
         assert row["dataset"] in line and f"{row['steps']:,} steps" in line
-        assert all(source[0] in line for source in row["reported"])
+        assert all(source.split(",")[0] in line for source in row["reported"])
     assert all(name in out for name in usage.VARIABLES)
 
 

@@ -170,5 +170,7 @@ def test_critic_numbers_of_a_known_critic():
     means = [numbers[f"critic on {name} images"] for name in levels]
     assert means == pytest.approx([1, 0.6, 0.2, -1], abs=1e-6)
     assert numbers["critic's estimate that is memorised (share)"] == pytest.approx(0.4 / 2)
+    dead = wgan.test.critic_numbers(lambda x, training: tf.zeros([len(x), 1]), sets)
+    assert np.isnan(dead["critic's estimate that is memorised (share)"])  # null in metrics.json
     # From the dev images' mean alone: eight images with a variance of 0.4^2.
     assert numbers["its standard error"] == pytest.approx(0.4 / 8**0.5 / 2)

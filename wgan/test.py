@@ -34,14 +34,15 @@ def critic_numbers(critic, sets):
     standard error due to the numerator's two means.
     """
     scores = {name: score(critic, images) for name, images in sets.items()}
-    means = {name: float(values.mean()) for name, values in scores.items()}
+    means = {name: values.mean() for name, values in scores.items()}
     estimate = means["training"] - means["generated"]
     error = np.sqrt(sum(scores[name].var() / len(scores[name]) for name in ("training", "dev")))
-    numbers = {f"critic on {name} images": mean for name, mean in means.items()}
-    return numbers | {
-        "critic's estimate that is memorised (share)": (means["training"] - means["dev"]) / estimate,
-        "its standard error": float(error / abs(estimate)),
-    }
+    with np.errstate(divide="ignore", invalid="ignore"):  # the estimate of a dead critic is 0
+        shares = {
+            "critic's estimate that is memorised (share)": (means["training"] - means["dev"]) / estimate,
+            "its standard error": error / abs(estimate),
+        }
+    return {f"critic on {name} images": float(mean) for name, mean in means.items()} | shares
 
 
 def score(critic, images):
