@@ -77,7 +77,7 @@ def named(script: Path, runs: dict, name: str) -> Experiment:
     """Does the same as `select`, given a script's folder and the name of a row."""
     if name not in runs:
         names = ", ".join(runs)
-        raise UserError(f"{script.name} has no experiment {name!r}{did_you_mean(name, runs)}: choose from {names}")
+        raise UserError(f"{script.name} has no experiment {name!r}{did_you_mean(name, runs)}: choose one of {names}")
     seed, steps = number("SEED", 0, 0), number("STEPS", runs[name]["steps"], 1)
     folder = name
     if seed:

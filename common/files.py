@@ -57,6 +57,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
 
 
+def explain(error: UserError | OSError) -> str:
+    """Returns one line that names the problem and the remedy."""
+    if isinstance(error, UserError):
+        return str(error)
+    what = f"cannot read or write {error.filename or 'a file'} ({os.strerror(error.errno)})"
+    return f"{what}: mend that, or set RUNS_DIR or DATA_DIR to another folder, then run the same command again"
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turns errors that the user can fix into one line and exit code 2, Ctrl-C into 130."""
@@ -68,11 +76,7 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        print(
-            f"error: cannot read or write {error.filename or 'a file'} ({os.strerror(error.errno)}): mend that, or set "
-            "RUNS_DIR or DATA_DIR to another folder, then run the same command again; what was saved is kept",
-            file=sys.stderr,
-        )
+        print(f"error: {explain(error)}; what was saved is kept", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -62,7 +62,7 @@ def choose(words: list[str]) -> list[Experiment]:
     if not chosen:
         wrong = [f"{word}{did_you_mean(word, known)}" for word in words if word not in known] or words
         raise UserError(
-            f"no experiment is called {' and '.join(wrong)}: choose from {', '.join(sorted(broad))}, or name one "
+            f"no experiment matches {' and '.join(wrong)}: choose from {', '.join(sorted(broad))}, or name one "
             "experiment; without a word, ./run_all.sh runs all"
         )
     return chosen

@@ -173,29 +173,28 @@ def draw_seeds(rows: list[Row], path: Path) -> None:
 
 def draw_compared(rows: list[Row], folder: Path) -> None:
     """Draws the curves of all VAEs with the same images in one figure, compared_<dataset>.png in `folder`."""
-    curves, logs = import_module("vae.train").CURVES, {}
+    panels = {label: column for label, (column,) in import_module("vae.train").CURVES.items()}
+    figures = {}
     for row in rows:
         first = row[0]
         log = read_log(first["folder"]) if first["model"] == "vae" else []
         if log and "loss" in log[0]:  # other seeds than 0 have only dev losses
-            logs.setdefault(first["dataset"], {}).setdefault(first["run"], log)  # the longest comes first
-    for dataset, those in logs.items():
-        panels = {label: column for label, (column,) in curves.items()}
-        plots.compared(those, panels, folder / tables.compared(dataset), f"{dataset}: dev set")
+            _, logs = figures.setdefault(tables.compared(row), (first["dataset"], {}))
+            logs.setdefault(first["run"], log)  # the longest comes first
+    for name, (dataset, logs) in figures.items():
+        plots.compared(logs, panels, folder / name, f"{dataset}: dev set")
 
 
-def write_page(runs_dir: Path, folders: list[Path], title: str) -> Path:
-    """Writes RESULTS.md in `runs_dir`, with tables and pictures of the measured runs in `folders`; returns its path."""
+def write_page(page: Path, folders: list[Path], title: str) -> None:
+    """Writes a page in RUNS_DIR with the tables and pictures of the measured runs in `folders`."""
     paths = [folder / "metrics.json" for folder in folders]
     rows = tables.read_rows(path for path in paths if path.exists())
-    draw_compared(rows, runs_dir / "vae")
+    draw_compared(rows, page.parent / "vae")
     parts = [f"# {title}"]
     for heading, name in (("Results", "results"), ("Compared with the reports", "reports"), ("Pictures", "gallery")):
-        parts += [f"## {heading}", tables.write(name, rows, runs_dir)]
-    page = runs_dir / "RESULTS.md"
+        parts += [f"## {heading}", tables.write(name, rows, page.parent)]
     with atomic_write(page) as draft:
         draft.write_text("\n\n".join(parts) + "\n")
-    return page
 
 
 def main(runs_dir: Path, root: Path) -> None:

@@ -5,7 +5,8 @@ Takes the experiments that match all words, each the model, the experiment or a 
 machines that share RUNS_DIR. An experiment that fails does not stop the others. One runs per GPU; without GPUs, one per
 core while memory lasts; or as many as JOBS says. With JOBS=1, each has all cores. DATA_DIR, RUNS_DIR, SEED and STEPS
 work as in the scripts. What a script prints goes to RUNS_DIR/<model>/<experiment>.log, the results to
-RUNS_DIR/RESULTS.md. common/plan.py decides what there is to do, common/running.py runs an experiment.
+RUNS_DIR/RESULTS.md, or RESULTS-steps<STEPS>.md. common/plan.py decides what there is to do, common/running.py runs an
+experiment.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from common import experiment, report, usage
-from common.files import UserError, bar, one_line_errors, say
+from common.files import UserError, bar, explain, one_line_errors, say
 from common.plan import Job, missing, plan, read_json, show
 from common.running import Place, Running, hold, places
 
@@ -118,7 +119,7 @@ class RunAll:
                     self.take(job)
                 except (OSError, UserError) as error:  # such as another user's folder; must not end the other rows
                     self.waiting.remove(job)
-                    self.fail(job, str(error))
+                    self.fail(job, explain(error))
 
     def fits(self, job: Job) -> bool:
         """Returns whether there is memory for `job`, besides what the running rows may still take."""
@@ -158,7 +159,7 @@ class RunAll:
                 row.call()
                 return
             except OSError as error:  # such as no memory for a process; must not end the other rows
-                why = str(error)
+                why = explain(error)
         elif code and not (stopping and code in STOPPED):
             why = row.failure(code)
         row.close()
@@ -181,18 +182,23 @@ def update_page() -> None:
     try:
         write_page()
     except (OSError, LookupError, UserError) as error:
-        say(f"*** RESULTS.md is not written: {error!r}")
+        say(f"*** {page_path().name} is not written: {error!r}")
 
 
-def write_page() -> Path:
+def page_path() -> Path:
+    """Returns the path of the page of results; if STEPS is set, a page of its own."""
+    steps = os.environ.get("STEPS")
+    return experiment.runs_dir() / (f"RESULTS-steps{steps}.md" if steps else "RESULTS.md")
+
+
+def write_page() -> None:
     """Writes the page of all measured runs in RUNS_DIR; if STEPS is set, only of those with that many steps."""
-    runs_dir, steps = experiment.runs_dir(), os.environ.get("STEPS")
-    paths = sorted(runs_dir.glob("*/*/metrics.json"))
+    paths, steps = sorted(experiment.runs_dir().glob("*/*/metrics.json")), os.environ.get("STEPS")
     if steps:
-        chosen = [path.parent for path in paths if asked_steps(path) == int(steps)]
-        return report.write_page(runs_dir, chosen, f"Rehearsal of {steps} steps")
-    chosen = [path.parent for path in paths if "-steps" not in path.parent.name]
-    return report.write_page(runs_dir, chosen, "Results")
+        chosen, title = [path for path in paths if asked_steps(path) == int(steps)], f"Rehearsal of {steps} steps"
+    else:
+        chosen, title = [path for path in paths if "-steps" not in path.parent.name], "Results"
+    report.write_page(page_path(), [path.parent for path in chosen], title)
 
 
 def asked_steps(path: Path) -> int | None:
@@ -204,7 +210,7 @@ def asked_steps(path: Path) -> int | None:
 def main(words: list[str]) -> int:
     """Runs the rows that match `words`, or prints the help; returns the exit code."""
     if usage.HELP & {*words}:
-        print(__doc__, usage.variables(), sep="\n")
+        say(f"{__doc__}\n{usage.variables()}")
         return 0
     usage.warn_of_variables()
     experiment.data_dir()  # raises if there is no such folder
@@ -229,7 +235,7 @@ def main(words: list[str]) -> int:
         display.close()
     update_page()
     done = [job for job in jobs if job.identity and not missing(job.experiment, job.identity)]
-    say(f"{len(done)} of {len(jobs)} experiments are trained and tested; see {runs_dir / 'RESULTS.md'}")
+    say(f"{len(done)} of {len(jobs)} experiments are trained and tested; see {page_path()}")
     for dataset in absent:
         say(f"without {dataset}: {', '.join(job.title for job in jobs if job.experiment.row['dataset'] == dataset)}")
     for line in rows.failed:

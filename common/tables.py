@@ -270,16 +270,18 @@ def gallery(rows: list[Row], here: Path) -> str:
         if there:
             pictures = [picture(folder / f"{name}.png", here) for name in there]
             lines.append([link(row, here), " ".join(pictures)])
-        shared = folder.with_name(compared(row[0]["dataset"]))
+        shared = folder.with_name(compared(row))
         if shared.is_file():
             of_all[row[0]["dataset"]] = picture(shared, here)
     lines += [[f"all rows, {dataset}", shown] for dataset, shown in of_all.items()]
     return table(["experiment", "pictures"], lines, "---")
 
 
-def compared(dataset: str) -> str:
-    """Returns the name of the figure that compares all rows trained on these images."""
-    return f"compared_{'_'.join(re.findall(r'[A-Za-z0-9]+', dataset))}.png"
+def compared(row: Row) -> str:
+    """Returns the name of the figure that compares a row with others on the same images and with the same STEPS."""
+    images = "_".join(re.findall(r"[A-Za-z0-9]+", row[0]["dataset"]))
+    steps = re.search(r"(-steps\d+)?$", row[0]["folder"].name).group()
+    return f"compared_{images}{steps}.png"
 
 
 def picture(path: Path, here: Path) -> str:

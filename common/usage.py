@@ -32,7 +32,7 @@ def check_command_line() -> None:
     with one_line_errors():
         runs = read_runs(folder / "train.py")
         if HELP & {*sys.argv[1:]}:
-            print(help_text(script, runs))
+            say(help_text(script, runs))
             sys.exit(0)
         warn_of_variables()
         experiment.data_dir()

@@ -40,9 +40,9 @@ def test_words_choose_rows(words, rows):
 
 
 def test_words_that_match_nothing():
-    with pytest.raises(UserError, match=r"is called stylegan: choose from acgan, celeba, .* without a word"):
+    with pytest.raises(UserError, match=r"matches stylegan: choose from acgan, celeba, .* without a word"):
         plan.choose(["mnist", "stylegan"])
-    with pytest.raises(UserError, match="is called wgan and z100: choose from"):
+    with pytest.raises(UserError, match="matches wgan and z100: choose from"):
         plan.choose(["wgan", "z100"])
 
 

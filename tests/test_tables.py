@@ -74,29 +74,32 @@ def test_pages(tmp_path):
 
 def test_the_page_of_ones_own_runs(tmp_path):
     make_results(tmp_path)
-    page = report.write_page(tmp_path, [tmp_path / "vae" / name for name in ("mnist_z3", "not_measured")], "Mine")
-    assert page == tmp_path / "RESULTS.md" and page.read_text().startswith("# Mine\n\n## Results\n\n| experiment ")
+    page = tmp_path / "RESULTS.md"
+    report.write_page(page, [tmp_path / "vae" / name for name in ("mnist_z3", "not_measured")], "Mine")
+    assert page.read_text().startswith("# Mine\n\n## Results\n\n| experiment ")
     assert "(vae/mnist_z3)" in page.read_text() and "dcgan" not in page.read_text()
     assert '| all rows, MNIST | <img src="vae/compared_MNIST.png"' in page.read_text()
 
 
 def test_runs_are_compared_in_one_figure_for_each_dataset(tmp_path, monkeypatch):
-    """Of a row with several lengths, the longest is shown; other seeds' logs have only dev losses."""
+    """And for each STEPS. Of several seeds, the longest is shown; what is kept of others has only dev losses."""
     drawn = {}
     monkeypatch.setattr(plots, "compared", lambda logs, panels, path, title: drawn.update({path.name: logs}))
-    small = {"dataset": "5,000 MNIST digits"}
     make_run(tmp_path / "vae" / "mnist_z3")
-    make_run(tmp_path / "vae" / "mnist_z3-steps9", steps=9)
-    make_run(tmp_path / "vae" / "mnist_z10", run="mnist_z10", **small)
-    for name in ("mnist_z3-steps9", "mnist_z10"):
-        (tmp_path / "vae" / name / "log.csv").write_text("step,loss,dev_loss\n9,1,2\n")
-    (make_run(tmp_path / "vae" / "mnist_z64-seed1", run="mnist_z64", seed=1) / "log.csv").write_text(
-        "step,dev_loss\n9,2\n"
-    )
+    for name, log, changes in (
+        ("mnist_z3-steps9", "step,loss,dev_loss\n9,1,2\n", {"steps": 9}),
+        ("mnist_z3-seed1", "step,loss,dev_loss\n9,1,2\n", {"steps": 9, "seed": 1}),
+        ("mnist_z64-seed1", "step,dev_loss\n9,2\n", {"run": "mnist_z64", "seed": 1}),
+        ("mnist_z10", "step,loss,dev_loss\n9,1,2\n", {"run": "mnist_z10", "dataset": "5,000 MNIST digits"}),
+    ):
+        (make_run(tmp_path / "vae" / name, **changes) / "log.csv").write_text(log)
     make_run(tmp_path / "dcgan" / "mnist", model="dcgan", run="mnist")
     report.draw_compared(tables.read_rows(tmp_path.glob("*/*/metrics.json")), tmp_path)
     lengths = {name: {run: len(log) for run, log in logs.items()} for name, logs in drawn.items()}
-    assert lengths == {"compared_MNIST.png": {"mnist_z3": 2500}, "compared_5_000_MNIST_digits.png": {"mnist_z10": 1}}
+    assert lengths == {
+        "compared_MNIST.png": {"mnist_z3": 2500}, "compared_MNIST-steps9.png": {"mnist_z3": 1},
+        "compared_5_000_MNIST_digits.png": {"mnist_z10": 1},
+    }  # fmt: skip
 
 
 def test_the_repository():

@@ -1,7 +1,10 @@
 """What the scripts answer at once: --help, and command-line mistakes."""
 
+import os
+import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from scripts import MODULES, ROOT, call, is_one_line
@@ -28,6 +31,17 @@ def test_help(script, file, tmp_path, no_tensorflow):
         assert row["dataset"] in line and f"{row['steps']:,} steps" in line
         assert all(source.split(",")[0] in line for source in row["reported"])
     assert all(name in out for name in usage.VARIABLES)
+
+
+def test_help_into_a_pipe_that_is_closed():
+    """As in `train.py --help | head -1`."""
+    for command in ([sys.executable, ROOT / "vae" / "train.py"], [ROOT / "run_all.sh"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        called = subprocess.run([*command, "--help"], env=os.environ | {"PATH": path}, stdout=writer, stderr=-1)
+        os.close(writer)
+        assert (called.returncode, called.stderr) == (0, b"")
 
 
 def test_mistakes(tmp_path, no_tensorflow):
