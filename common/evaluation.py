@@ -15,7 +15,7 @@ from common import checkpoint, classifier, datasets, experiment, metrics, plots
 from common.checkpoint import State, load_network
 from common.datasets import Dataset
 from common.experiment import Experiment
-from common.files import UserError, atomic_write, bar, one_line_errors, say
+from common.files import UserError, atomic_write, bar, one_line_errors, read_json, say
 from common.training import describe, draw_training
 
 # Increase it when the measures change, so that run_all.sh runs test.py again.
@@ -162,10 +162,9 @@ def siblings_fid(chosen: Experiment, runs: dict, source: str) -> dict[str, dict[
     """Returns, by name, the FID by step of all rows measured on the images `source` with the same SEED and STEPS."""
     suffix, found = chosen.folder.name.removeprefix(chosen.name), {}
     for name in runs:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged
-            result = json.loads((chosen.folder.with_name(name + suffix) / "metrics.json").read_text())
-            if result["dataset"] == source:
-                found[name] = {int(step): value for step, value in result["FID by step"].items()}
+        result = read_json(chosen.folder.with_name(name + suffix) / "metrics.json")
+        if result.get("dataset") == source:
+            found[name] = {int(step): value for step, value in result.get("FID by step", {}).items()}
     return found
 
 

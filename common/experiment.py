@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import inspect
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -87,6 +88,11 @@ def named(script: Path, runs: dict, name: str) -> Experiment:
     return Experiment(script, name, runs[name], seed, steps, runs_dir() / script.name / folder)
 
 
+def steps_suffix(folder: Path) -> str:
+    """Returns the end that STEPS gave an experiment's folder, such as "-steps60"; an empty string without one."""
+    return re.search(r"(-steps\d+)?$", folder.name).group()
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Returns " (did you mean ...?)" if `name` is similar to one of `names`, else an empty string."""
     near = difflib.get_close_matches(name.lower(), names, 1)
@@ -125,6 +131,15 @@ def number(variable: str, default: int, least: int) -> int:
     return int(text)
 
 
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turns an OSError into a UserError that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): set RUNS_DIR to a writable folder") from error
+
+
 class InUse(UserError):
     """Another process holds an experiment's folder."""
 
@@ -138,12 +153,10 @@ def hold_folder(experiment: Experiment) -> Iterator[None]:
         InUse: Another train.py holds it.
     """
     folder = experiment.folder
-    try:
+    with writing_to(folder):
         for part in ("samples", "snapshots"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): set RUNS_DIR to a writable folder") from error
     with lock:
         try:
             portalocker.lock(lock, portalocker.LOCK_EX | portalocker.LOCK_NB)

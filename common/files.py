@@ -1,6 +1,7 @@
-"""Atomic file writes, lines to the terminal, and errors that a user can fix."""
+"""Atomic file writes, forgiving reads, lines to the terminal, and errors that a user can fix."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -55,6 +56,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)  # not set if the disk is full
         raise
+
+
+def read_json(path: Path) -> dict:
+    """Returns the contents of a JSON file; an empty dict if it is damaged or missing."""
+    with contextlib.suppress(OSError, ValueError):
+        value = json.loads(path.read_text())
+        if isinstance(value, dict):
+            return value
+    return {}
 
 
 def explain(error: UserError | OSError) -> str:

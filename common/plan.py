@@ -1,14 +1,12 @@
 """What ./run_all.sh has to do: the rows of all scripts that match its words, and what each of them still needs."""
 
 import contextlib
-import json
 from importlib import import_module
-from pathlib import Path
 from typing import NamedTuple
 
 from common import checkpoint, datasets, evaluation, experiment
 from common.experiment import Experiment, did_you_mean
-from common.files import ROOT, UserError, say
+from common.files import ROOT, UserError, read_json, say
 
 TESTING = 90  # seconds that a test.py takes, roughly
 MEMORY = 1.5e9  # bytes assumed for a row that was never run
@@ -101,15 +99,6 @@ def memory(each: Experiment) -> float:
     """Returns the peak memory in bytes of the row's earlier runs, with any SEED and STEPS; MEMORY if there are none."""
     folders = [each.folder.with_name(each.name), *each.folder.parent.glob(f"{each.name}-*")]
     return max(read_json(folder / "memory.json").get("peak_bytes", 0) for folder in folders) or MEMORY
-
-
-def read_json(path: Path) -> dict:
-    """Returns the contents of a JSON file; an empty dict if it is damaged or missing."""
-    with contextlib.suppress(OSError, ValueError):
-        value = json.loads(path.read_text())
-        if isinstance(value, dict):
-            return value
-    return {}
 
 
 def show(jobs: list[Job], absent: dict[str, UserError], places: int) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from common import experiment, plots, tables
 from common.checkpoint import load_network, read_log
 from common.classifier import save_small
+from common.experiment import steps_suffix
 from common.files import ROOT, UserError, atomic_write, one_line_errors, say
 from common.tables import Row, read
 
@@ -37,7 +38,7 @@ def publish(folder: Path, results: Path) -> None:
     if old.exists() and not target.exists():  # a kill between the two renames in `keep`
         old.rename(target)
     there = read(target / "metrics.json")
-    if result == there or re.search(r"-steps\d+$", folder.name):
+    if result == there or steps_suffix(folder):
         return
     if there and any(now < then for now, then in zip(size(result), size(there))):
         say(f"not kept: {target} has more images, more steps or newer measures than {folder}")

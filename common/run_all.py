@@ -26,8 +26,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from common import experiment, report, usage
-from common.files import UserError, bar, explain, one_line_errors, say
-from common.plan import Job, missing, plan, read_json, show
+from common.experiment import steps_suffix
+from common.files import UserError, bar, explain, one_line_errors, read_json, say
+from common.plan import Job, missing, plan, show
 from common.running import Place, Running, hold, places
 
 STOPPED = {130, 143, -signal.SIGINT, -signal.SIGTERM}  # exit codes of a script that was told to stop
@@ -197,14 +198,14 @@ def write_page() -> None:
     if steps:
         chosen, title = [path for path in paths if asked_steps(path) == int(steps)], f"Rehearsal of {steps} steps"
     else:
-        chosen, title = [path for path in paths if "-steps" not in path.parent.name], "Results"
+        chosen, title = [path for path in paths if not steps_suffix(path.parent)], "Results"
     report.write_page(page_path(), [path.parent for path in chosen], title)
 
 
 def asked_steps(path: Path) -> int | None:
     """Returns the number of steps that a run, whose metrics.json this is, was to do; None if the file is damaged."""
-    _, _, steps = path.parent.name.partition("-steps")
-    return int(steps) if steps.isdecimal() else read_json(path).get("steps_planned")
+    suffix = steps_suffix(path.parent)
+    return int(suffix.removeprefix("-steps")) if suffix else read_json(path).get("steps_planned")
 
 
 def main(words: list[str]) -> int:
@@ -216,11 +217,9 @@ def main(words: list[str]) -> int:
     experiment.data_dir()  # raises if there is no such folder
     experiment.number("JOBS", 1, 1)  # raises if it is not a number
     runs_dir = experiment.runs_dir()
-    try:
+    with experiment.writing_to(runs_dir):
         runs_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=runs_dir).close()
-    except OSError as error:
-        raise UserError(f"cannot write to {runs_dir} ({error.strerror}): set RUNS_DIR to a writable folder") from error
     jobs, absent = plan(words)
     if not any(job.identity for job in jobs):
         raise next(iter(absent.values()))

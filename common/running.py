@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from common import devices, experiment
 from common.experiment import Experiment
-from common.files import atomic_write
-from common.plan import Job, read_json
+from common.files import atomic_write, read_json
+from common.plan import Job
 
 
 class Place(NamedTuple):

@@ -4,8 +4,6 @@ A row here is the metrics.json of each of its seeds, with the same images and nu
 shows the median and the range; "-" means not measured.
 """
 
-import contextlib
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -13,7 +11,8 @@ from pathlib import Path
 from statistics import median
 
 from common.evaluation import REPORT_FID
-from common.files import say
+from common.experiment import steps_suffix
+from common.files import read_json, say
 
 # What every metrics.json has.
 KINDS = {
@@ -66,11 +65,8 @@ Row = list[dict]  # by seed, the contents of metrics.json and its "folder"
 
 def read(path: Path) -> dict | None:
     """Returns the contents of a metrics.json; None if it is missing or damaged."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        result = json.loads(path.read_text())
-        if all(isinstance(result[key], kind) for key, kind in KINDS.items()):
-            return result
-    return None
+    result = read_json(path)
+    return result if all(isinstance(result.get(key), kind) for key, kind in KINDS.items()) else None
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
@@ -280,8 +276,7 @@ def gallery(rows: list[Row], here: Path) -> str:
 def compared(row: Row) -> str:
     """Returns the name of the figure that compares a row with others on the same images and with the same STEPS."""
     images = "_".join(re.findall(r"[A-Za-z0-9]+", row[0]["dataset"]))
-    steps = re.search(r"(-steps\d+)?$", row[0]["folder"].name).group()
-    return f"compared_{images}{steps}.png"
+    return f"compared_{images}{steps_suffix(row[0]['folder'])}.png"
 
 
 def picture(path: Path, here: Path) -> str:
