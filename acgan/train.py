@@ -1,9 +1,9 @@
 """ACGAN: auxiliary-classifier generative adversarial network (Odena et al. 2017, arXiv:1610.09585).
 
 The generator G takes a label c as well as noise; the discriminator D predicts both whether an image is real and what
-its label is. With L_S the log-likelihood of the correct source and L_C that of the correct label, each the sum of the
-means over real and over generated images (section 3, eq. 2 and 3), D maximises L_S + L_C and G maximises L_C - L_S,
-the latter with the non-saturating loss of Goodfellow et al. 2014, section 3:
+its label is. L_S is the log-likelihood of the correct source, L_C that of the correct label, each the mean over real
+plus the mean over generated images (section 3, eq. 2 and 3). D maximises L_S + L_C, G maximises L_C - L_S, here with
+the non-saturating loss of Goodfellow et al. 2014, section 3:
 
     L_D = -E[log D(x)] - E[log(1 - D(G(z, c)))] - E[log P(c_x|x)] - E[log P(c|G(z, c))]
     L_G = -E[log D(G(z, c))] - E[log P(c|G(z, c))]

@@ -30,7 +30,7 @@ OWN = {
     "dev ELBO (nats)": ("dev ELBO (nats)", ".2f"),
     "test MSE": ("test MSE", ".5f"),
     "asked label read (share)": ("label accuracy", ".1%"),
-    "code is the digit read (share)": ("category is the digit", ".1%"),
+    "code is the digit read (share)": ("category accuracy", ".1%"),
     "Q tells real test images' digits (share)": ("Q's accuracy on real digits", ".1%"),
 }
 # The rows in the table and the figure of seeds, and the numbers that matter there.
