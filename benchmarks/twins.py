@@ -96,18 +96,13 @@ def bce(label, logits):
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
-def update(optimizer, loss, **options):
+def update(optimizer, loss):
     parameters = optimizer.param_groups[0]["params"]
-    apply(optimizer, torch.autograd.grad(loss, parameters, **options))
-
-
-def apply(optimizer, gradients):
-    for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients):
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
         # (The fused Adam goes through both in memory order.)
         same = gradient.stride() == parameter.stride()
         parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
     optimizer.step()
-    torch.clear_autocast_cache()  # it holds the old weights, which the rest of the step would use
 
 
 def adam(networks, rate, beta_1, beta_2=0.999):
@@ -159,12 +154,12 @@ class VAE:
     def step(self, images, labels, noise):
         images = images.permute(0, 3, 1, 2).float() / 255.0
         x = self.encoder(images)
-        mean, log_variance = self.mean(x).float(), self.log_variance(x).float()
+        mean, log_variance = self.mean(x), self.log_variance(x)
         outputs = self.decoder(mean + torch.exp(0.5 * log_variance) * noise[0])
         if self.settings["reconstruction"] == "bernoulli":
             reconstruction = F.binary_cross_entropy_with_logits(outputs, images, reduction="sum") / len(images)
         else:
-            reconstruction = F.mse_loss(outputs.float(), images)
+            reconstruction = F.mse_loss(outputs, images)
         kl = 0.5 * (mean**2 + torch.exp(log_variance) - 1.0 - log_variance).sum(1).mean()
         loss = self.settings["weight"] * reconstruction + self.settings["kl_weight"] * kl
         update(self.optimizer, loss)

@@ -184,7 +184,7 @@ def _decoded(pictures: Pictures, faces: list[str], parent: Path) -> np.ndarray:
         with atomic_write(checksum) as draft:
             draft.write_text(f"{fingerprint} {zlib.crc32(images)}")
     except OSError as error:
-        say(f"*** The images are not cached: cannot write {path} ({error.strerror})")
+        say(f"*** The images are not cached: cannot write {path} ({error.strerror or error})")
     return images
 
 

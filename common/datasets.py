@@ -70,13 +70,11 @@ class Dataset(NamedTuple):
 
 
 def _resized(digits: np.ndarray) -> np.ndarray:
-    """Resizes uint8 digits (n, 28, 28) to (n, 32, 32, 1) bilinearly, four at a time as CMYK's independent channels."""
-    fours = np.pad(digits, [(0, -len(digits) % 4), (0, 0), (0, 0)]).reshape(-1, 4, 28, 28)
-    resized = np.empty([len(fours), 4, 32, 32], np.uint8)
-    for four, place in zip(fours, resized):
-        image = Image.fromarray(np.moveaxis(four, 0, -1).copy(), "CMYK")
-        place[:] = np.moveaxis(np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)), -1, 0)
-    return resized.reshape(-1, 32, 32, 1)[: len(digits)]
+    """Resizes uint8 digits (n, 28, 28) to (n, 32, 32, 1) bilinearly."""
+    resized = np.empty([len(digits), 32, 32, 1], np.uint8)
+    for digit, place in zip(digits, resized):
+        place[..., 0] = Image.fromarray(digit).resize((32, 32), Image.Resampling.BILINEAR)
+    return resized
 
 
 def _padded(digits: np.ndarray) -> np.ndarray:

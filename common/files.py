@@ -53,7 +53,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         draft.replace(path)
     except BaseException as error:
         draft.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno:  # else its text is all there is
             error.filename = error.filename or str(path)  # not set if the disk is full
         raise
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from common import checkpoint, datasets, evaluation, experiment
 from common.experiment import Experiment, did_you_mean
-from common.files import ROOT, UserError, read_json, say
+from common.files import ROOT, UserError, explain, read_json, say
 
 TESTING = 90  # seconds that a test.py takes, roughly
 MEMORY = 1.5e9  # bytes assumed for a row that was never run
@@ -32,8 +32,8 @@ def plan(words: list[str]) -> tuple[list[Job], dict[str, UserError]]:
     for dataset in sorted({each.row["dataset"] for each in chosen}):
         try:
             identities[dataset] = datasets.load(dataset).identity
-        except UserError as error:
-            absent[dataset] = error
+        except (OSError, UserError) as error:  # such as another user's file; must not end the other rows
+            absent[dataset] = UserError(explain(error))
     jobs = []
     for each in chosen:
         identity = identities.get(each.row["dataset"])

@@ -236,16 +236,6 @@ def compared(logs: dict[str, list[dict]], panels: dict[str, str], path: Path, ti
     _save(figure, path)
 
 
-def training(log: list[dict], panels: dict[str, list[str]], folder: Path, title: str) -> bool:
-    """Draws curves.png and, from the sheets in samples/, training.gif; returns whether there are any sheets."""
-    if log:
-        curves(log, panels, folder / "curves.png", title)
-    frames = sorted((folder / "samples").glob("[0-9]*.png"))
-    if frames:
-        gif(frames, folder / "training.gif")
-    return bool(frames)
-
-
 def fid_by_step(runs: dict[str, dict[int, float]], folder: Path, title: str) -> None:
     """Draws fid_by_step.png: FID against training steps, of one or more runs by name, on a logarithmic axis."""
     figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")

@@ -33,13 +33,10 @@ def publish(folder: Path, results: Path) -> None:
     if result is None:
         say(f"not kept: {folder / 'metrics.json'} is damaged or from another version")
         return
-    target = results / result["model"] / folder.name
-    old = target.with_name(f"~old-{target.name}")
-    if old.exists() and not target.exists():  # a kill between the two renames in `keep`
-        old.rename(target)
-    there = read(target / "metrics.json")
-    if result == there or steps_suffix(folder):
+    if steps_suffix(folder):
         return
+    target = results / result["model"] / folder.name
+    there = read(target / "metrics.json")
     if there and any(now < then for now, then in zip(size(result), size(there))):
         say(f"not kept: {target} has more images, more steps or newer measures than {folder}")
         return
@@ -57,9 +54,8 @@ def size(result: dict) -> tuple[int, int, int]:
 
 def keep(folder: Path, target: Path, result: dict) -> None:
     """Copies a small version of a run, whose metrics.json is `result`, to `target`: all of it or nothing."""
-    draft, old = target.with_name(f"~new-{target.name}"), target.with_name(f"~old-{target.name}")
-    for left in (draft, old):
-        shutil.rmtree(left, ignore_errors=True)
+    draft = target.with_name(f"~new-{target.name}")
+    shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     shutil.copy(folder / "metrics.json", draft)
     if result["seed"]:
@@ -68,10 +64,8 @@ def keep(folder: Path, target: Path, result: dict) -> None:
         keep_log(folder, draft)
         keep_pictures(folder, draft, digits="MNIST" in result["dataset"])
         keep_network(folder, draft, result)
-    if target.exists():
-        target.rename(old)
+    shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def keep_log(folder: Path, target: Path) -> None:
@@ -186,10 +180,9 @@ def draw_compared(rows: list[Row], folder: Path) -> None:
         plots.compared(logs, panels, folder / name, f"{dataset}: dev set")
 
 
-def write_page(page: Path, folders: list[Path], title: str) -> None:
-    """Writes a page in RUNS_DIR with the tables and pictures of the measured runs in `folders`."""
-    paths = [folder / "metrics.json" for folder in folders]
-    rows = tables.read_rows(path for path in paths if path.exists())
+def write_page(page: Path, paths: list[Path], title: str) -> None:
+    """Writes a page in RUNS_DIR with the tables and pictures of the measured runs, whose metrics.json are `paths`."""
+    rows = tables.read_rows(paths)
     draw_compared(rows, page.parent / "vae")
     parts = [f"# {title}"]
     for heading, name in (("Results", "results"), ("Compared with the reports", "reports"), ("Pictures", "gallery")):

@@ -199,7 +199,7 @@ def write_page() -> None:
         chosen, title = [path for path in paths if asked_steps(path) == int(steps)], f"Rehearsal of {steps} steps"
     else:
         chosen, title = [path for path in paths if not steps_suffix(path.parent)], "Results"
-    report.write_page(page_path(), [path.parent for path in chosen], title)
+    report.write_page(page_path(), chosen, title)
 
 
 def asked_steps(path: Path) -> int | None:

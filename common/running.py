@@ -29,16 +29,16 @@ class Place(NamedTuple):
 
 
 def places(todo: list[Job]) -> list[Place]:
-    """Returns a place per GPU or, without GPUs, per core, as far as rows and memory allow; or as many as JOBS says.
+    """Returns a place per GPU or, without GPUs, per core while memory lasts; or as many as JOBS says.
 
-    Without GPUs, the places share all cores.
+    There are no more places than rows. Without GPUs, they share all cores.
     """
     cores, gpus = devices.available_cores(), available_gpus()
     count = len(gpus or cores)
     if todo:
         memory = statistics.mean(job.memory for job in todo)
-        count = min(count, len(todo), int(psutil.virtual_memory().available / memory))
-    count = experiment.number("JOBS", max(count, 1), 1)
+        count = min(count, int(psutil.virtual_memory().available / memory))
+    count = min(experiment.number("JOBS", max(count, 1), 1), max(len(todo), 1))
     if gpus:
         shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if count > len(gpus) else {}
         chosen = [gpus[number % len(gpus)] for number in range(count)]

@@ -80,11 +80,15 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
 
 
 def draw_training(chosen: Experiment, curves: dict) -> list[dict]:
-    """Draws the figures of the training from the files that it left; returns its log."""
-    log = checkpoint.read_log(chosen.folder)
-    if not log:
+    """Draws curves.png and, from the sheets in samples/, training.gif; returns the log."""
+    log, frames = checkpoint.read_log(chosen.folder), sorted((chosen.folder / "samples").glob("[0-9]*.png"))
+    if log:
+        plots.curves(log, curves, chosen.folder / "curves.png", chosen.title)
+    else:
         say(f"*** {chosen.folder / 'log.csv'} is gone: no curves are drawn")
-    if not plots.training(log, curves, chosen.folder, chosen.title):
+    if frames:
+        plots.gif(frames, chosen.folder / "training.gif")
+    else:
         say(f"*** {chosen.folder / 'samples'} is empty: training.gif is not drawn")
     return log
 

@@ -3,6 +3,7 @@
 import os
 import tempfile
 
+import hypothesis
 import pytest
 
 # Waiting threads spin, which is costly on a busy machine. (scripts.start unsets TF_NUM_INTRAOP_THREADS.)
@@ -17,6 +18,12 @@ for variable in ("DATA_DIR", "KERAS_HOME", "XDG_CACHE_HOME"):
 os.environ["http_proxy"] = os.environ["https_proxy"] = "http://127.0.0.1:9"
 
 import common  # noqa: F401  silences TensorFlow's start-up
+
+hypothesis.settings.register_profile(
+    "tests", deadline=None, derandomize=True, database=None, max_examples=50,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import h5py
-import hypothesis
 
 import acgan.train
 import dcgan.train
@@ -18,10 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = {
     "vae": vae.train, "dcgan": dcgan.train, "acgan": acgan.train, "infogan": infogan.train, "wgan": wgan.train,
 }  # fmt: skip
-FUZZ = hypothesis.settings(
-    deadline=None, derandomize=True, database=None, max_examples=50,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)  # fmt: skip
 
 
 def start(folder, *words, output=subprocess.PIPE, **environment):

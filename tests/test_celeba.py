@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from PIL import Image
-from scripts import FUZZ
 from test_datasets import refused
 
 from common import celeba, datasets
@@ -196,7 +195,6 @@ def test_what_is_wrong_is_named(parent, damage, texts):
     assert "\n" not in str(error.value) and all(text in str(error.value) for text in texts), error.value
 
 
-@FUZZ
 @hypothesis.given(kaggle=st.booleans(), stop=st.integers(0, 122), start=st.integers(0, 122))
 def test_lines_lost_from_the_list_or_doubled_are_seen(parent, kaggle, stop, start):
     write_list(parent)

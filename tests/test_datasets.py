@@ -12,7 +12,6 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from scripts import FUZZ
 
 from common import archives, celeba, datasets
 from common.files import UserError
@@ -189,7 +188,6 @@ def test_nothing_else_is_unpickled(place, monkeypatch):
     assert (place / "unpickled").exists()  # the payload does work
 
 
-@FUZZ
 @hypothesis.given(st.one_of(st.integers(0, 400), st.integers(-1200, 1 << 40)), st.integers(0, 5), st.binary(max_size=5))
 def test_any_damage_to_a_file_is_seen(tmp_path, at, gone, new):
     """If bytes are lost, changed or added anywhere, reading ends in a one-line error or gives the same arrays."""
@@ -208,7 +206,6 @@ def test_any_damage_to_a_file_is_seen(tmp_path, at, gone, new):
                 np.testing.assert_equal(found, read(path))
 
 
-@FUZZ
 @hypothesis.given(
     key=st.sampled_from(KEYS),
     kind=st.sampled_from(["?", "b", "B", "H", "q", "e", "d", "F", "S1", "U1", "M8[s]", "V3"]),

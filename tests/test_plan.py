@@ -64,7 +64,8 @@ def test_the_longest_first(root):
         ("", [], 4, [[0, 2, 4], [1, 3, 5]]),
         ("", [], 1, [[]]),
         ("1", [], 100, [[]]),
-        ("8", [], 100, [[0], [1], [2], [3], [4], [5], [0], [1]]),
+        ("8", [], 100, [[0, 4], [1, 5], [2], [3]]),
+        ("4", [], 1, [[0, 4], [1, 5], [2], [3]]),
         ("", ["0", "1"], 100, ["0", "1"]),
         ("3", ["4", "7"], 100, ["4", "7", "4"]),
     ],
@@ -80,6 +81,18 @@ def test_places(root, monkeypatch, jobs, gpus, gigabytes, expected):
         share = place.variables.get("TF_FORCE_GPU_ALLOW_GROWTH") == "true"
         assert share == (len(places) > len(gpus) > 0)
         assert gpus or not place.cores or place.variables["OMP_NUM_THREADS"] == str(len(place.cores))
+
+
+def test_a_dataset_that_cannot_be_read_does_not_stop_the_others(root, monkeypatch):
+    def load(name):
+        if name == "celeba":
+            raise PermissionError(13, "denied", "faces.zip")
+        return SimpleNamespace(identity={"images": "images"})
+
+    monkeypatch.setattr(plan.datasets, "load", load)
+    jobs, absent = plan.plan([])
+    assert "faces.zip" in str(absent.pop("celeba")) and not absent
+    assert {job.experiment.row["dataset"] for job in jobs if job.calls} == {"mnist", "cifar10"}
 
 
 def test_a_row_waits_for_memory(root, monkeypatch):

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
-from scripts import FUZZ, MODULES, ROOT, arrays, call, is_one_line, start, wait_for_line
+from scripts import MODULES, ROOT, arrays, call, is_one_line, start, wait_for_line
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import acgan.train
@@ -341,7 +341,6 @@ def test_a_log_that_is_damaged_is_named(tmp_path):
             checkpoint.read_log(tmp_path)
 
 
-@FUZZ
 @hypothesis.given(
     script=st.sampled_from(SCRIPTS), place=st.integers(0, 9), other=st.none() | st.text(max_size=20),
     seed=st.sampled_from(["", "0", "1", "٣", "007", "999999999"]) | st.text("0123456789-+. e_x", max_size=12),
@@ -366,7 +365,6 @@ def test_any_words_and_variables_name_a_run_or_are_refused(monkeypatch, tmp_path
     assert not {"-", "/", "."} & {*"".join(runs)}  # so that name, seed and steps can be told apart
 
 
-@FUZZ
 @hypothesis.given(choice=st.data())
 def test_any_edit_of_a_row_is_noticed(monkeypatch, tmp_path, choice):
     """Edits between a checkpoint and the next call are noticed, except those of `reported`."""
@@ -492,7 +490,6 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatc
         archives.read_npz(tmp_path / "mnist.npz")
 
 
-@FUZZ
 @hypothesis.given(at=st.integers(0, 1 << 40), bit=st.integers(0, 7))
 def test_any_damage_to_a_checkpoint_is_seen(tmp_path, at, bit):
     """Whichever bit of it flips, it is refused with one line, or its weights are the same."""

@@ -73,9 +73,7 @@ def report(experiment, networks, images):
 
 def encode(encoder, images):
     """Returns the means and log-variances, each (n, latent_dim), of uint8 images (n, H, W, C)."""
-    starts = range(0, len(images), 250)
-    parts = [encoder(images[i : i + 250].astype(np.float32) / 255.0, training=False) for i in starts]
-    return [np.concatenate(output) for output in zip(*parts)]
+    return encoder.predict(images.astype(np.float32) / 255.0, batch_size=250, verbose=0)
 
 
 def sample_codes(means, log_variances, seed):
@@ -104,12 +102,8 @@ def numbers(decoder, name, images, means, log_variances, experiment):
 
 def mean_loss(loss, decoder, images, codes):
     """Returns the mean `loss` between uint8 images (n, H, W, C) and `decoder`'s outputs for codes (n, latent_dim)."""
-    starts = range(0, len(images), 250)
-    parts = [
-        loss(images[i : i + 250].astype(np.float32) / 255.0, decoder(codes[i : i + 250], training=False))
-        for i in starts
-    ]
-    return float(np.concatenate(parts).mean())
+    decoded = decoder.predict(codes, batch_size=250, verbose=0)
+    return float(loss(images.astype(np.float32) / 255.0, decoded).numpy().mean())
 
 
 def units_alive(network, layer, inputs):

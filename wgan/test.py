@@ -47,9 +47,8 @@ def critic_numbers(critic, sets):
 
 def score(critic, images):
     """Returns the scores f(x) of uint8 images (n, H, W, C), float64 (n,)."""
-    starts = range(0, len(images), 500)
-    scores = [critic(images[i : i + 500].astype(np.float32) / 127.5 - 1.0, training=False) for i in starts]
-    return np.concatenate(scores)[:, 0].astype(np.float64)
+    scaled = images.astype(np.float32) / 127.5 - 1.0
+    return critic.predict(scaled, batch_size=500, verbose=0)[:, 0].astype(np.float64)
 
 
 if __name__ == "__main__":
