@@ -163,8 +163,8 @@ def siblings_fid(chosen: Experiment, runs: dict, source: str) -> dict[str, dict[
     suffix, found = chosen.folder.name.removeprefix(chosen.name), {}
     for name in runs:
         result = read_json(chosen.folder.with_name(name + suffix) / "metrics.json")
-        if result.get("dataset") == source:
-            found[name] = {int(step): value for step, value in result.get("FID by step", {}).items()}
+        if result.get("dataset") == source and result.get("FID by step"):
+            found[name] = {int(step): value for step, value in result["FID by step"].items()}
     return found
 
 

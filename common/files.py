@@ -71,7 +71,8 @@ def explain(error: UserError | OSError) -> str:
     """Returns one line that names the problem and the remedy."""
     if isinstance(error, UserError):
         return str(error)
-    what = f"cannot read or write {error.filename or 'a file'} ({os.strerror(error.errno)})"
+    why = os.strerror(error.errno) if error.errno else error
+    what = f"cannot read or write {error.filename or 'a file'} ({why})"
     return f"{what}: mend that, or set RUNS_DIR or DATA_DIR to another folder, then run the same command again"
 
 

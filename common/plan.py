@@ -16,7 +16,7 @@ class Job(NamedTuple):
     """A row, and what it still needs."""
 
     experiment: Experiment
-    identity: dict[str, str] | None  # of its images; None if they are missing
+    identity: dict[str, str] | None  # of its images; None if they can't be read
     calls: list[str]  # which of train.py and test.py to run
     seconds: float | None  # that they will take, roughly; None if unknown
     memory: float  # bytes
@@ -27,7 +27,7 @@ class Job(NamedTuple):
 
 
 def plan(words: list[str]) -> tuple[list[Job], dict[str, UserError]]:
-    """Returns the jobs of the rows that match all `words`, and the errors of missing datasets, by dataset."""
+    """Returns the jobs of the rows that match all `words`, and the errors of unreadable datasets, by dataset."""
     chosen, identities, absent = choose(words), {}, {}
     for dataset in sorted({each.row["dataset"] for each in chosen}):
         try:

@@ -37,6 +37,8 @@ def publish(folder: Path, results: Path) -> None:
         return
     target = results / result["model"] / folder.name
     there = read(target / "metrics.json")
+    if result == there:  # nothing new; the log and the networks may be from later steps already
+        return
     if there and any(now < then for now, then in zip(size(result), size(there))):
         say(f"not kept: {target} has more images, more steps or newer measures than {folder}")
         return
@@ -53,7 +55,7 @@ def size(result: dict) -> tuple[int, int, int]:
 
 
 def keep(folder: Path, target: Path, result: dict) -> None:
-    """Copies a small version of a run, whose metrics.json is `result`, to `target`: all of it or nothing."""
+    """Copies a small version of a run, whose metrics.json is `result`, to `target`, once the copy is whole."""
     draft = target.with_name(f"~new-{target.name}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -64,7 +66,8 @@ def keep(folder: Path, target: Path, result: dict) -> None:
         keep_log(folder, draft)
         keep_pictures(folder, draft, digits="MNIST" in result["dataset"])
         keep_network(folder, draft, result)
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        shutil.rmtree(target)
     draft.rename(target)
 
 

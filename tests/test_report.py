@@ -87,7 +87,7 @@ def test_what_replaces_what(tmp_path, capsys):
 
     run, target = make_run(tmp_path / "mnist_z3"), tmp_path / "results" / "vae" / "mnist_z3"
     for changes, said in (
-        ({}, "kept"), ({}, "kept"), ({"measures": 2}, "not kept:"), ({"steps": 24_999}, "not kept:"),
+        ({}, "kept"), ({}, ""), ({"measures": 2}, "not kept:"), ({"steps": 24_999}, "not kept:"),
         ({"images": {"training": 3_500}}, "not kept:"), ({"measures": 4}, "kept"),
     ):  # fmt: skip
         (run / "metrics.json").write_text(json.dumps(RESULT | changes))
