@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from common.files import UserError, atomic_write, bar, say
+from common.files import UserError, atomic_write, bar, reason, say
 
 CROP = (32, 66, 144, 178)  # of 178x218: the 112x112 square from forehead to chin
 ALL = 202_599  # faces in CelebA's list
@@ -184,7 +184,7 @@ def _decoded(pictures: Pictures, faces: list[str], parent: Path) -> np.ndarray:
         with atomic_write(checksum) as draft:
             draft.write_text(f"{fingerprint} {zlib.crc32(images)}")
     except OSError as error:
-        say(f"*** The images are not cached: cannot write {path} ({error.strerror or error})")
+        say(f"*** The images are not cached: cannot write {path} ({reason(error)})")
     return images
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import portalocker
 
-from common.files import ROOT, UserError, say
+from common.files import ROOT, UserError, reason, say
 
 CHECKPOINT = "checkpoint.weights.h5"
 
@@ -137,7 +137,7 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): set RUNS_DIR to a writable folder") from error
+        raise UserError(f"cannot write to {folder} ({reason(error)}): set RUNS_DIR to a writable folder") from error
 
 
 class InUse(UserError):

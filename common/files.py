@@ -67,12 +67,16 @@ def read_json(path: Path) -> dict:
     return {}
 
 
+def reason(error: OSError) -> str:
+    """Returns why a read or write failed, in the system's words; in the error's own if it has no number."""
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
 def explain(error: UserError | OSError) -> str:
     """Returns one line that names the problem and the remedy."""
     if isinstance(error, UserError):
         return str(error)
-    why = os.strerror(error.errno) if error.errno else error
-    what = f"cannot read or write {error.filename or 'a file'} ({why})"
+    what = f"cannot read or write {error.filename or 'a file'} ({reason(error)})"
     return f"{what}: mend that, or set RUNS_DIR or DATA_DIR to another folder, then run the same command again"
 
 

@@ -229,14 +229,16 @@ def test_a_row_that_is_trained_by_hand_waits(runs, capsys):
 
 
 def test_the_weights_are_those_of_train_py(tmp_path, monkeypatch):
-    """They are equal bit for bit, with the same number of threads."""
+    """They are equal bit for bit, with the same number of threads: here, one."""
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "test.py").touch()  # the real one takes a minute
     (tmp_path / "vae" / "train.py").symlink_to(ROOT / "vae" / "train.py")
     monkeypatch.setattr(plan, "ROOT", tmp_path)
     monkeypatch.setenv("STEPS", "20")
     by_hand = [sys.executable, ROOT / "vae" / "train.py", "mnist_z3"]
-    environment = os.environ | {"RUNS_DIR": str(tmp_path / "by hand")}
+    place = running.Place("a core", running.threads(1), running.devices.available_cores()[:1])
+    monkeypatch.setattr(run_all, "places", lambda todo: [place])
+    environment = os.environ | place.variables | {"RUNS_DIR": str(tmp_path / "by hand")}
     with subprocess.Popen(by_hand, env=environment, stdout=subprocess.DEVNULL):
         monkeypatch.setenv("RUNS_DIR", str(tmp_path / "runs"))
         assert run_all.main(["mnist_z3"]) == 0
