@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from importlib import import_module
 from pathlib import Path
 
@@ -141,17 +142,7 @@ class Keras:
 
         a = tf.random.normal([2048, 2048])
         product = tf.function(lambda a: tf.reduce_sum(a @ a))
-        return fastest(lambda: float(product(a)))
-
-
-def fastest(product):
-    product()
-    times = []
-    for _ in range(10):
-        begun = time.perf_counter()
-        product()
-        times.append(time.perf_counter() - begun)
-    return 2 * 2048**3 / min(times) / 1e9
+        return 2 * 2048**3 / min(timeit.repeat(lambda: float(product(a)), number=1, repeat=11)) / 1e9
 
 
 def worker(pipe, side, row):

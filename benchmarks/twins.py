@@ -9,6 +9,7 @@ works on mirrored images with mirrored kernels, except for report B's networks, 
 
 import math
 import time
+import timeit
 from itertools import chain, pairwise
 
 import numpy as np
@@ -420,7 +421,5 @@ class Torch:
 
     def peak(self):
         """Returns the GFLOP per second of a matrix product."""
-        from speed import fastest
-
         a = torch.randn(2048, 2048)
-        return fastest(lambda: a @ a)
+        return 2 * 2048**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=11)) / 1e9
