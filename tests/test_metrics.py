@@ -102,7 +102,7 @@ def waves(*terms):
 
 def test_high_frequencies_of_waves():
     """A wave's energy is proportional to its squared amplitude; the diagonal of two low frequencies is high."""
-    assert metrics.high_frequencies(waves((60, 0.125, 0))) < 1e-3
+    assert metrics.high_frequencies(waves((60, 14 / 64, 0))) < 1e-3
     assert metrics.high_frequencies(waves((60, 0, 0.375))) > 0.999 < metrics.high_frequencies(waves((60, 0.2, 0.2)))
     assert metrics.high_frequencies(np.zeros([3, 32, 32, 1], np.uint8)) == 0
     mixed = waves((60, 0, 0.125), (30, 0.375, 0))
@@ -118,6 +118,8 @@ def test_classes_covered(digits):
     assert metrics.classes_covered(read[labels < 4], read) == 4
     few = np.concatenate([read[labels < 4][:300], read[labels == 7][:2]])  # 2 of 302: less than a tenth of a tenth
     assert metrics.classes_covered(few, read) == 4
+    more = np.concatenate([read[labels < 4][:300], read[labels == 7][:6]])
+    assert metrics.classes_covered(more, read) == 5
 
 
 def test_interpolation_on_known_paths(monkeypatch):

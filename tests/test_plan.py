@@ -57,6 +57,12 @@ def test_the_longest_first(root):
     assert waiting == ["mnist_z100", "mnist_z64", "mnist_z10", "mnist_z3"]
 
 
+def test_a_row_that_is_half_done_takes_as_long_again(root, monkeypatch):
+    monkeypatch.setattr(plan.checkpoint, "read_state", lambda folder: SimpleNamespace(step=12_500, seconds=600))
+    (each,) = plan.choose(["mnist_z3"])
+    assert plan.estimate(each, ["train.py"]) == 600
+
+
 @pytest.mark.parametrize(
     ("jobs", "gpus", "gigabytes", "expected"),
     [

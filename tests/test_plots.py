@@ -44,8 +44,19 @@ def test_gif(tmp_path):
     movie = Image.open(tmp_path / "training.gif")
     assert movie.n_frames == 20 and movie.size == (50, 50)
     first = np.asarray(movie.convert("L")).mean()
+    assert movie.info["duration"] == 200
     movie.seek(19)
+    assert movie.info["duration"] == 2000
     assert first == 0 and np.asarray(movie.convert("L")).mean() == pytest.approx(236, abs=2)
+
+
+def test_gif_keeps_rare_colours(tmp_path):
+    image = np.random.default_rng(0).integers(90, 166, [80, 80, 3], np.uint8)
+    image[4:6, 4:6] = 255, 0, 0
+    Image.fromarray(image).save(tmp_path / "000.png")
+    plots.gif([tmp_path / "000.png"], tmp_path / "training.gif")
+    red, green, blue = Image.open(tmp_path / "training.gif").convert("RGB").getpixel((4, 4))
+    assert red > 240 and green < 20 and blue < 20
 
 
 def test_gif_of_large_images(tmp_path):
