@@ -46,7 +46,8 @@ def gif(frames: list[Path], path: Path) -> None:
     for i in np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)):
         frame = Image.open(frames[i])
         corner = frame.crop((0, 0, frame.width * side // 8, frame.height * side // 8))
-        pictures.append(corner.quantize(16 if frame.mode == "L" else 64, kmeans=1))  # keeps rare, bright colours
+        # k-means keeps rare, bright colours; greys don't need it.
+        pictures.append(corner.quantize(16) if frame.mode == "L" else corner.quantize(64, kmeans=1))
     durations = [200] * (len(pictures) - 1) + [2000]
     with atomic_write(path) as draft:
         pictures[0].save(draft, save_all=True, append_images=pictures[1:], duration=durations, loop=0)

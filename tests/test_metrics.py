@@ -147,6 +147,8 @@ def test_interpolation_on_known_paths(monkeypatch):
     for name, sd in (("ends", 25.0), ("midpoints", 25 / 2**0.5)):
         expected = ((real_sd - sd) ** 2).sum() + ((real_mean - 128) ** 2).sum()
         assert found[f"latent path: FID of its {name} (classifier)"] == pytest.approx(expected, rel=0.05)
+    midpoints = metrics.frechet_distance(*(classifier.features(x, "mnist") for x in (real, even(sum(ends(1000)) / 2))))
+    assert found["latent path: FID of its midpoints (classifier)"] == pytest.approx(midpoints, rel=1e-3)
     assert 0.25 < found["latent path: confidence at its midpoints"] <= 1
 
     def jump(codes):

@@ -49,6 +49,18 @@ def test_tables(tmp_path):
     assert cells(tables.write("results", [], tmp_path))[2:] == []
 
 
+def test_order_of_rows(tmp_path):
+    """By dataset, model, name with its numbers as numbers, and steps: the longest first."""
+    names = ["vae mnist_z3", "vae mnist_z10", "dcgan mnist", "wgan cifar10_div", "vae celeba_z512"]
+    for name in names:
+        model, run = name.split()
+        for steps in (60, 25_000):
+            make_run(tmp_path / model / f"{run}-{steps}", model=model, run=run, steps=steps)
+    rows = tables.read_rows(sorted(tmp_path.glob("*/*/metrics.json"), reverse=True))
+    found = [(tables.called(row), row[0]["steps"]) for row in rows]
+    assert found == [(name, steps) for name in names for steps in (25_000, 60)]
+
+
 def test_pages(tmp_path):
     """Prose is left alone, and a model's page shows only that model; if one marker is wrong, no page is written."""
     make_results(tmp_path / "results")
