@@ -1,5 +1,6 @@
 """Helpers for several tests, which call the five scripts as a user does."""
 
+import io
 import os
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import dcgan.train
 import infogan.train
 import vae.train
 import wgan.train
+from common import training
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = {
     "vae": vae.train, "dcgan": dcgan.train, "acgan": acgan.train, "infogan": infogan.train, "wgan": wgan.train,
 }  # fmt: skip
+SCRIPTS = tuple(MODULES)
 
 
 def start(folder, *words, output=subprocess.PIPE, **environment):
@@ -59,3 +62,27 @@ def is_one_line(code, err, *texts):
     assert code == 2 and err.count("\n") == 1 and err.startswith("error: "), err
     for text in texts:
         assert str(text) in err
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self):
+        return True
+
+
+def with_model(row, **changes):
+    """Returns the row with changes to its model."""
+    return row | {"model": row["model"] | changes}
+
+
+def train_here(monkeypatch, folder, module, runs=None, **environment):
+    """Calls `training.train` in this process; returns its exit code."""
+    for variable, value in ({"RUNS_DIR": str(folder), "STEPS": "105"} | environment).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    try:
+        training.train(runs or module.RUNS, module.build, module.generate, module.CURVES)
+    except SystemExit as stop:
+        return stop.code
+    return 0

@@ -1,10 +1,14 @@
-"""Files are whole or not there."""
+"""Files are whole or not there; what is said reaches the terminal, or nobody."""
 
 import os
+import sys
+import tempfile
 
 import pytest
+from scripts import is_one_line
 
-from common.files import atomic_write
+import common
+from common.files import atomic_write, one_line_errors, say
 
 
 def test_a_file_is_replaced_in_one_stroke(tmp_path):
@@ -38,3 +42,39 @@ def test_drafts_of_killed_processes_go_after_an_hour(tmp_path):
     with atomic_write(tmp_path / "file") as draft:
         draft.write_text("new")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "~2-file"}
+
+
+def test_saying_to_nobody(monkeypatch):
+    for gone in (None, open(os.devnull)):  # no stdout, and one that is read-only
+        monkeypatch.setattr(sys, "stdout", gone)
+        say("a line")
+        say("another")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), OSError(30, "read-only", "curves.png")])
+def test_a_figure_that_cannot_be_written_gets_one_line(error, capsys):
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        raise error
+    is_one_line(stop.value.code, capsys.readouterr().err, error.filename or "a file", "mend that")
+
+
+def test_other_errors_are_not_hidden():
+    with pytest.raises(OSError, match="ours"), one_line_errors():
+        raise OSError("ours")
+
+
+def test_messages_are_kept_from_the_terminal_where_all_disks_are_full(monkeypatch, capfd):
+    def full():
+        raise FileNotFoundError(2, "No usable temporary directory")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with common.silenced():
+        os.write(2, b"noise")
+    assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_while_the_frameworks_are_imported(capsys):
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "stopped\n"
+    sys.excepthook(ValueError, ValueError("ours"), None)
+    assert "ValueError: ours" in capsys.readouterr().err
