@@ -252,9 +252,12 @@ def first_step(row):
 
 
 if __name__ == "__main__":
+    rows = sys.argv[1:] or ROWS
+    if unknown := [row for row in rows if row not in ROWS]:
+        sys.exit(f"error: no PyTorch twin of {', '.join(unknown)}: choose from {', '.join(ROWS)}")
     results, path = [], Path(os.environ.get("RUNS_DIR") or ROOT / "runs", "speed.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for row in sys.argv[1:] or ROWS:
+    for row in rows:
         with tempfile.TemporaryDirectory() as folder:
             result = {"row": row, "seconds to the first line of steps": first_step(row)}
             result |= compare(row, f"{folder}/images.npz")

@@ -205,8 +205,8 @@ def tsne(codes: np.ndarray, panels: dict[str, tuple[np.ndarray, list[str]]], pat
 def compared(logs: dict[str, list[dict]], panels: dict[str, str], path: Path, title: str) -> None:
     """Draws the curves of several runs, by name, in one figure: a panel per label, with its column of the log.
 
-    The dev set's curves are bold; the training set's, pale, are means over the steps between two evaluations of the dev
-    set. A panel that would be empty is left out, and so is a figure without panels.
+    The dev set's curves are bold; the training set's, pale, are means over the log's lines between two evaluations of
+    the dev set. A panel that would be empty is left out, and so is a figure without panels.
     """
     curves, colours = {}, dict(zip(logs, COLOURS))
     for label, column in panels.items():

@@ -137,7 +137,7 @@ def fill(path: Path, rows: list[Row]) -> str:
         UserError: A marker's name is unknown, or its end is missing.
     """
     text, model = path.read_text(), path.parent.name
-    if model in tables.MODELS:
+    if (path.parent / "train.py").is_file():
         rows = [row for row in rows if row[0]["model"] == model]
 
     def write(marker):

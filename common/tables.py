@@ -150,7 +150,7 @@ def progress(row: Row) -> str:
     if done < planned:
         text += f" of {planned:,}"
     measured = [result.get("step measured", done) for result in row]
-    if min(measured) < done:
+    if any(step != done for step in measured):  # later if train.py was killed between networks and checkpoint
         text += f", measured: {spread(measured, ',.0f')}"
     return text
 

@@ -1,3 +1,6 @@
+import functools
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -225,3 +228,18 @@ def test_digit_numbers_of_a_known_generator(digits):
     for i, right, other in ((1, "slant", "stroke width"), (2, "stroke width", "slant")):
         assert found[f"continuous {i}, correlation with {right}"] > 0.5
         assert abs(found[f"continuous {i}, correlation with {other}"]) < 0.2
+
+
+@pytest.mark.parametrize(("dataset", "channels", "categorical"), [("mnist_padded", 1, 2), ("cifar10", 3, 1)])
+def test_report_of_ones_own_settings(dataset, channels, categorical, digits, monkeypatch, tmp_path):
+    """Two categorical codes, or images that are no digits: categories are not named after digits."""
+    few = functools.partial(infogan.test.digit_numbers, count=100)
+    monkeypatch.setattr(infogan.test, "digit_numbers", few)
+    settings = ROW | {"width": 4, "categorical": categorical, "continuous": 1}
+    networks = train.build((32, 32, channels), **settings).networks()
+    experiment = types.SimpleNamespace(row={"dataset": dataset}, seed=0, folder=tmp_path, title="mine")
+    own = infogan.test.report(experiment, networks, digits)
+    codes = [f"categorical {i + 1}" for i in range(categorical)] + ["continuous 1"]
+    assert {path.stem for path in tmp_path.iterdir()} == {code.replace(" ", "_") for code in codes}
+    assert [key.split(", ")[1].partition(" (")[0] for key in own if key.startswith("bound")] == codes
+    assert ("code is the digit read (share)" in own) == (channels == 1)

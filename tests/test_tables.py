@@ -49,6 +49,14 @@ def test_tables(tmp_path):
     assert cells(tables.write("results", [], tmp_path))[2:] == []
 
 
+def test_a_step_measured_that_is_not_the_last(tmp_path):
+    """Networks are older than the checkpoint if the best are kept, and newer after a kill between the two."""
+    for measured in (200, 400):
+        make_run(tmp_path / "vae" / f"{measured}", run=f"{measured}", steps=300, **{"step measured": measured})
+    rows = tables.read_rows(tmp_path.glob("*/*/metrics.json"))
+    assert [tables.progress(row) for row in rows] == [f"300 of 25,000, measured: {step}" for step in (200, 400)]
+
+
 def test_order_of_rows(tmp_path):
     """By dataset, model, name with its numbers as numbers, and steps: the longest first."""
     names = ["vae mnist_z3", "vae mnist_z10", "dcgan mnist", "wgan cifar10_div", "vae celeba_z512"]
@@ -65,6 +73,7 @@ def test_pages(tmp_path):
     """Prose is left alone, and a model's page shows only that model; if one marker is wrong, no page is written."""
     make_results(tmp_path / "results")
     (tmp_path / "dcgan").mkdir()
+    (tmp_path / "dcgan" / "train.py").touch()
     pages = tmp_path / "README.md", tmp_path / "dcgan" / "README.md"
     text = "above\n<!-- table: results -->\nold\n<!-- end -->\nbelow"
     for page in pages:
