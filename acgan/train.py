@@ -136,8 +136,8 @@ def bce(label, logits):
 
 
 def encode(labels, generator):
-    """Encodes int labels (batch,) as `generator` expects: as bits (batch, 1) or one-hot (batch, classes)."""
-    size = generator.input_shape[1][-1]
+    """Encodes int labels (batch,) or (batch, 1) as `generator` expects: bits (batch, 1) or one-hot (batch, classes)."""
+    labels, size = tf.reshape(labels, [-1]), generator.input_shape[1][-1]
     return tf.cast(labels[:, None], tf.float32) if size == 1 else tf.one_hot(labels, size)
 
 

@@ -190,10 +190,11 @@ def cut_back(folder: Path, step: int) -> None:
         for draft in folder.glob(pattern):
             draft.unlink()
     for path in (*folder.glob("samples/[0-9]*"), *folder.glob("snapshots/[0-9]*")):
-        if int(path.stem) > step:
+        if path.stem.isdecimal() and int(path.stem) > step:
             path.unlink()
-    for path in folder.glob("tensorboard/*/events*"):
-        _cut_events(path, step)
+    for board in folder.glob("tensorboard/*"):
+        if files := sorted(board.glob("events*")):
+            _cut_events(files[-1], step)  # the latest by name; the others were cut when it was begun
     if rows := read_log(folder):
         with atomic_write(folder / "log.csv") as draft, open(draft, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])

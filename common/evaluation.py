@@ -139,8 +139,8 @@ def measure(chosen: Experiment, images: Dataset, generate: Callable, drawer) -> 
 
 def snapshots(chosen: Experiment, last: int) -> dict[int, Path]:
     """Returns the paths of the snapshots up to step `last`, by step."""
-    paths = {int(path.stem): path for path in (chosen.folder / "snapshots").glob("[0-9]*.keras")}
-    return {step: path for step, path in paths.items() if step <= last}
+    paths = [path for path in (chosen.folder / "snapshots").glob("*.keras") if path.stem.isdecimal()]
+    return {int(path.stem): path for path in paths if int(path.stem) <= last}
 
 
 def fid_by_step(

@@ -163,12 +163,13 @@ class RunAll:
                 why = explain(error)
         elif code and not (stopping and code in STOPPED):
             why = row.failure(code)
-        row.close()
+        done = not code and not row.calls
+        row.close(done)
         self.running.remove(row)
         self.free.append(row.place)
         if why:
             self.fail(row.job, why)
-        elif not code and not row.calls:
+        elif done:
             took = tqdm.format_interval(time.monotonic() - row.begun)
             say(f"{row.job.title}: done in {took}; still waiting: {len(self.waiting)}")
             update_page()

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from common import devices, experiment
 from common.experiment import Experiment
 from common.files import atomic_write, read_json
-from common.plan import Job
+from common.plan import MEMORY, Job
 
 
 class Place(NamedTuple):
@@ -105,7 +105,8 @@ class Running:
                 **options,
             )  # fmt: skip
         if self.place.cores and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(self.process.pid, self.place.cores)
+            with contextlib.suppress(OSError):  # it has just ended, or may no longer use them
+                os.sched_setaffinity(self.process.pid, self.place.cores)
         self.first = self.last = time.monotonic(), 0  # time and step between which the pace is measured
 
     def look(self) -> int | None:
@@ -136,12 +137,13 @@ class Running:
         last = next((line for line in reversed(tail(self.log)) if line.strip()), "")
         return f"{self.file} ended with exit code {code}: {last} (see {self.log})"
 
-    def close(self) -> None:
-        """Records the row's peak memory, and unlocks the row."""
+    def close(self, done: bool) -> None:
+        """Records the row's peak memory, unless it ended early and may have taken more; unlocks the row."""
         path = self.each.folder / "memory.json"
         peak = max(self.peak, read_json(path).get("peak_bytes", 0))
-        with contextlib.suppress(OSError), atomic_write(path) as draft:
-            draft.write_text(json.dumps({"peak_bytes": peak}) + "\n")
+        if done or peak > MEMORY:
+            with contextlib.suppress(OSError), atomic_write(path) as draft:
+                draft.write_text(json.dumps({"peak_bytes": peak}) + "\n")
         self.lock.close()
 
 

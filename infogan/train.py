@@ -222,7 +222,7 @@ class InfoGAN(keras.Model):
         return loss, categorical, continuous
 
     def train_step(self, images):
-        """Updates D once, then G once on the same fakes, and Q in both updates or in a third.
+        """Updates D once, then G once on the same fakes, and Q with D or in a third update.
 
         `images`: uint8 (batch, H, W, C).
         """

@@ -45,7 +45,7 @@ def test_a_step_is_the_papers(label_dim):
     rng, seed = np.random.default_rng(0), model.step_seed()
     images = rng.integers(0, 256, [8, 32, 32, 1], np.uint8)
     values = rng.integers(0, max(2, label_dim), 8, np.uint8)
-    logs = model.train_step((tf.constant(images), tf.constant(values)))
+    logs = model.train_step((tf.constant(images), tf.constant(values[:, None])))  # as Keras has CIFAR-10's labels
     assert (model.step_seed() != seed).numpy().any()  # the next step draws different noise
 
     noise, labels = train.sample_noise(twin.generator, 8, seed), tf.constant(encoded(values, label_dim))

@@ -143,6 +143,7 @@ def test_side_by_side(runs, monkeypatch, capsys):
     pinned = hasattr(os, "sched_setaffinity")  # not on macOS
     assert (runs / "tiny" / "long.log").read_text() == ("cores 1, threads 1\n" if pinned else "")
     assert json.loads((runs / "tiny" / "short" / "memory.json").read_text())["peak_bytes"] > 1e6
+    assert not (runs / "tiny" / "broken" / "memory.json").exists()  # it would have taken more
     assert run_all.main([]) == 1
     assert "experiments: 4, to do: 1, " in capsys.readouterr().out
     assert calls(runs) == ALL_CALLS
@@ -184,7 +185,7 @@ def test_a_test_py_that_cannot_be_started_does_not_stop_the_others(runs, monkeyp
 @pytest.mark.parametrize(("code", "failed"), [(143, []), (-signal.SIGTERM, []), (2, ["FAILED tiny broken: code 2"])])
 def test_a_row_that_fails_as_all_are_stopped_is_named(code, failed):
     row = SimpleNamespace(
-        look=lambda: code, close=lambda: None, failure=lambda code: f"code {code}", calls=[], place=None,
+        look=lambda: code, close=lambda done: None, failure=lambda code: f"code {code}", calls=[], place=None,
         job=SimpleNamespace(title="tiny broken"),
     )  # fmt: skip
     rows = run_all.RunAll([], [], None)

@@ -159,6 +159,7 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     with tf.summary.create_file_writer(str(run / "tensorboard" / "train")).as_default(step=100):
         tf.summary.scalar(next(name for part, name in boards(whole) if part == "train"), 1.0)
     (run / "samples" / "~1-00000010.png").write_bytes(b"half")
+    (run / "snapshots" / "00000010 (1).keras").write_bytes(b"not ours")
     (run / "~1-samples.png").write_bytes(b"half")
     os.utime(run / "~1-samples.png", (0, 0))
     if script == "dcgan":

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -131,6 +132,21 @@ def test_a_vae_learns(digits):
     assert dev["loss"] < 250 and dev["kl"] > 6  # without codes a VAE stays at 272
     ink = train.generate(model.networks()["decoder"], 200, 0).mean((0, 3))
     assert np.corrcoef(ink.ravel(), digits.test.images.mean((0, 3)).ravel())[0, 1] > 0.9
+
+
+def test_half_precision_takes_the_same_step():
+    """Keras would divide the gradients by the scale of a loss that nobody multiplied by it."""
+    moved = []
+    for policy in ("float32", "mixed_float16"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            model = build(optimizer="SGD", learning_rate=1e-4, beta_1=0.0)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        before = model.decoder.get_weights()
+        model.train_step(pictures(8, 32, 32, 1))
+        moved.append(np.concatenate([(a - b).ravel() for a, b in zip(model.decoder.get_weights(), before)]))
+    assert np.linalg.norm(moved[1] - moved[0]) < 0.05 * np.linalg.norm(moved[0])
 
 
 def test_units_alive_are_those_that_some_input_reaches():

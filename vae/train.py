@@ -382,7 +382,8 @@ def build(
     keras.utils.set_random_seed(seed)
     encoder, decoder = build_networks(image_shape, network, latent_dim)
     model = VAE(encoder, decoder, NETWORKS[network][2], reconstruction, weight, kl_weight, seed)
-    model.compile(getattr(keras.optimizers, optimizer)(learning_rate, beta_1))
+    # Keras' loss scale, for float16, is part of its own `train_step` alone.
+    model.compile(getattr(keras.optimizers, optimizer)(learning_rate, beta_1), auto_scale_loss=False)
     model.optimizer.build(model.trainable_variables)
     return model
 
