@@ -254,7 +254,8 @@ def first_step(row):
 if __name__ == "__main__":
     rows = sys.argv[1:] or ROWS
     if unknown := [row for row in rows if row not in ROWS]:
-        sys.exit(f"error: no PyTorch twin of {', '.join(unknown)}: choose from {', '.join(ROWS)}")
+        print(f"error: no PyTorch twin of {', '.join(unknown)}: choose from {', '.join(ROWS)}", file=sys.stderr)
+        sys.exit(2)
     results, path = [], Path(os.environ.get("RUNS_DIR") or ROOT / "runs", "speed.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     for row in rows:
