@@ -184,14 +184,20 @@ def read_log(folder: Path) -> list[dict]:
     return rows
 
 
+def by_step(folder: Path) -> dict[int, Path]:
+    """Returns the files in `samples/` or `snapshots/` by the step that names them, in order; skips other files."""
+    return {int(path.stem): path for path in sorted(folder.glob("*")) if path.stem.isdecimal()}
+
+
 def cut_back(folder: Path, step: int) -> None:
     """Removes from a run's folder everything after its checkpoint's `step`, and what killed processes left half."""
     for pattern in ("samples/~*", "snapshots/~*", "tensorboard/*/~*", "~*.keras", f"~*{CHECKPOINT}"):
         for draft in folder.glob(pattern):
             draft.unlink()
-    for path in (*folder.glob("samples/[0-9]*"), *folder.glob("snapshots/[0-9]*")):
-        if path.stem.isdecimal() and int(path.stem) > step:
-            path.unlink()
+    for files in (by_step(folder / "samples"), by_step(folder / "snapshots")):
+        for made, path in files.items():
+            if made > step:
+                path.unlink()
     for board in folder.glob("tensorboard/*"):
         if files := sorted(board.glob("events*")):
             _cut_events(files[-1], step)  # the latest by name; the others were cut when it was begun

@@ -65,7 +65,8 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         say(f"  state   {state.step:,} of {chosen.steps:,} steps done{kept}")
 
         drawer = loaded[networks[0]]
-        networks_by_step = snapshots(chosen, state.step) | {measured: drawer}
+        snapshots = checkpoint.by_step(chosen.folder / "snapshots")
+        networks_by_step = {step: path for step, path in snapshots.items() if step <= state.step} | {measured: drawer}
         stages = Stages(len(networks_by_step) + 3)
         with stages.stage(f"metrics of {sample_count(images):,} generated images"):
             generated, floor = measure(chosen, images, generate, drawer)
@@ -135,12 +136,6 @@ def measure(chosen: Experiment, images: Dataset, generate: Callable, drawer) -> 
             lambda number: generate(drawer, number, chosen.seed + 1), training, chosen.seed
         )
     return generated, floor
-
-
-def snapshots(chosen: Experiment, last: int) -> dict[int, Path]:
-    """Returns the paths of the snapshots up to step `last`, by step."""
-    paths = [path for path in (chosen.folder / "snapshots").glob("*.keras") if path.stem.isdecimal()]
-    return {int(path.stem): path for path in paths if int(path.stem) <= last}
 
 
 def fid_by_step(

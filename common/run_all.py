@@ -163,7 +163,7 @@ class RunAll:
                 why = explain(error)
         elif code and not (stopping and code in STOPPED):
             why = row.failure(code)
-        done = not code and not row.calls
+        done = not (code or why or row.calls)
         row.close(done)
         self.running.remove(row)
         self.free.append(row.place)

@@ -81,13 +81,13 @@ def train(runs: dict, build: Callable, generate: Callable, curves: dict) -> None
 
 def draw_training(chosen: Experiment, curves: dict) -> list[dict]:
     """Draws curves.png and, from the sheets in samples/, training.gif; returns the log."""
-    log, frames = checkpoint.read_log(chosen.folder), sorted((chosen.folder / "samples").glob("[0-9]*.png"))
+    log, frames = checkpoint.read_log(chosen.folder), checkpoint.by_step(chosen.folder / "samples")
     if log:
         plots.curves(log, curves, chosen.folder / "curves.png", chosen.title)
     else:
         say(f"*** {chosen.folder / 'log.csv'} is gone: no curves are drawn")
     if frames:
-        plots.gif(frames, chosen.folder / "training.gif")
+        plots.gif([*frames.values()], chosen.folder / "training.gif")
     else:
         say(f"*** {chosen.folder / 'samples'} is empty: training.gif is not drawn")
     return log

@@ -180,6 +180,7 @@ def test_a_test_py_that_cannot_be_started_does_not_stop_the_others(runs, monkeyp
     failed = "FAILED tiny short: cannot read or write a file (Cannot allocate memory): mend that"
     assert capsys.readouterr().out.count(failed) == 2
     assert calls(runs) == ["test long", "train long", "train short"]
+    assert not (runs / "tiny" / "short" / "memory.json").exists()  # its test.py would have taken more
 
 
 @pytest.mark.parametrize(("code", "failed"), [(143, []), (-signal.SIGTERM, []), (2, ["FAILED tiny broken: code 2"])])

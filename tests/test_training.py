@@ -159,7 +159,9 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     with tf.summary.create_file_writer(str(run / "tensorboard" / "train")).as_default(step=100):
         tf.summary.scalar(next(name for part, name in boards(whole) if part == "train"), 1.0)
     (run / "samples" / "~1-00000010.png").write_bytes(b"half")
-    (run / "snapshots" / "00000010 (1).keras").write_bytes(b"not ours")
+    copies = run / "snapshots" / "00000010 (1).keras", run / "samples" / "00000010 (1).png"
+    for copy in copies:
+        copy.write_bytes(b"not ours")
     (run / "~1-samples.png").write_bytes(b"half")
     os.utime(run / "~1-samples.png", (0, 0))
     if script == "dcgan":
@@ -176,6 +178,8 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
     assert (run / "log.csv").read_text() == (whole / "log.csv").read_text()
     assert boards(run) == boards(whole)
+    for copy in copies:
+        copy.unlink()
     assert {p.name for p in run.rglob("*.png")} == {p.name for p in whole.rglob("*.png")} - {
         # test.py drew these in the uninterrupted run
         *("fid_by_step.png", "interpolation.png", "extrapolation.png", "reconstructions.png", "dev_sheet.png"),
