@@ -1,3 +1,6 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -5,7 +8,7 @@ import tensorflow as tf
 
 import acgan.test
 from acgan import train
-from common import datasets, devices
+from common import classifier, datasets, devices
 
 ROW = train.RUNS["mnist_padded"]["model"]
 
@@ -125,3 +128,15 @@ def test_label_numbers_of_a_known_generator():
     assert by_noise == pytest.approx(0.5, abs=0.06) and numbers["each changed by the noise (share)"] == {
         "dark": by_noise
     }
+
+
+def test_report_reads_the_label_off_real_images(monkeypatch):
+    found, names = np.zeros([4, 40], int), classifier.readable_attributes()
+    found[:, names.index("Smiling")] = [1, 1, 0, 0]
+    monkeypatch.setattr(classifier, "read_labels", lambda *_: found)
+    monkeypatch.setattr(acgan.test, "label_numbers", lambda *_: {})
+    monkeypatch.setattr(acgan.test.plots, "pairs", lambda *_: None)
+    images = SimpleNamespace(names=names, dev=SimpleNamespace(images=None, targets=lambda *_: np.array([1, 0, 1, 0])))
+    experiment = SimpleNamespace(row=train.RUNS["celeba_smiling"], seed=0, title="", folder=Path())
+    networks = {"generator": train.build((64, 64, 3), **experiment.row["model"] | {"width": 2}).generator}
+    assert acgan.test.report(experiment, networks, images) == {"label read off real dev images (share)": 0.5}

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -87,6 +89,23 @@ def test_a_fresh_discriminator_tells_noise_from_digits_and_not_digits_from_digit
 
     assert area(pictures(1750)) > 0.99
     assert area(images[1750:]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_fresh_discriminator_is_tested_on_images_it_has_not_seen(monkeypatch):
+    """It is trained on real images from the whole set, here 0 to 19,999, and on as many generated ones."""
+    seen = []
+    for name in ("latent_space", "last_outputs"):
+        monkeypatch.setattr(measuring, name, lambda *_: {})
+    monkeypatch.setattr(measuring, "read_log", lambda folder: [])
+    monkeypatch.setattr(measuring, "build", lambda shape, **_: SimpleNamespace(discriminator=None))
+    monkeypatch.setattr(measuring, "generate", lambda generator, count, seed: np.arange(count))
+    monkeypatch.setattr(measuring, "told_apart", lambda fresh, *pairs: seen.extend(pairs))
+    training, test = (SimpleNamespace(images=np.arange(count)) for count in (20_000, 50))
+    images = SimpleNamespace(train=training, test=test)
+    measuring.report(SimpleNamespace(row=train.RUNS["mnist"], seed=0, folder=None), {"generator": None}, images)
+    (reals, fakes), (other_reals, other_fakes), rate = seen
+    assert len({*reals}) == len({*fakes}) == 9_600 and reals.max() > 19_000 and rate == 2e-4
+    assert len({*other_fakes} - {*fakes}) == len(other_fakes) == 50 and other_reals is test.images
 
 
 def test_a_dcgan_learns(digits):

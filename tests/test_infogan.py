@@ -190,7 +190,7 @@ def test_attribute_numbers_of_a_known_generator():
 class Drawer:
     """G and Q. G draws real digits, a class per category, sheared by one continuous code and thickened by the other.
 
-    Q reads a code of its own for each digit, except for every tenth image.
+    Q reads a code of its own for each digit, except for every tenth test image and every fifth other one.
     """
 
     order = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)
@@ -199,6 +199,7 @@ class Drawer:
 
     def __init__(self, digits):
         self.by_digit = [digits.train.images[digits.train.labels == digit] for digit in self.order]
+        self.test = len(digits.test.labels)
         self.labels = {len(part.labels): part.labels for part in digits.splits().values()}
 
     def __call__(self, inputs, training):
@@ -213,7 +214,8 @@ class Drawer:
 
     def predict(self, scaled, batch_size, verbose):
         codes = (self.labels[len(scaled)] + 3) % 10
-        codes[::10] = (codes[::10] + 1) % 10
+        wrong = slice(None, None, 10 if len(scaled) == self.test else 5)
+        codes[wrong] = (codes[wrong] + 1) % 10
         return [None, np.eye(10)[codes][:, None]]
 
 
