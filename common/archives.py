@@ -1,17 +1,16 @@
 """Reads the files of MNIST and CIFAR-10 into arrays, and tells whether these are the original data."""
 
-import contextlib
 import gzip
 import hashlib
 import io
 import pickle
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from common.files import UserError
+from common.files import UserError, reading
 
 Arrays = tuple[np.ndarray, ...]  # training images and labels, test images and labels
 # These identify the arrays, whatever file they come from: MNIST's `fingerprint`, and the SHA-1 of the six files of
@@ -25,20 +24,9 @@ CIFAR10 = [
     "26e2849e66a845b7f1e4614ae70f4889ae604628",
     "67eb016db431130d61cd03c7ad570b013799c88c",
 ]
+REMEDY = "get it again, or delete it to have it downloaded"
 # The globals that a pickled array refers to; the module of `_reconstruct` depends on the version of NumPy.
 UNPICKLED = {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": np.empty(0).__reduce__()[0]}
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns whatever a damaged file raises into a UserError; zip, zlib, pickle and NumPy all raise their own."""
-    try:
-        yield
-    except (MemoryError, PermissionError):  # not about the file's contents
-        raise
-    except Exception as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is damaged ({why}): get it again, or delete it to have it downloaded") from error
 
 
 def read_npz(path: Path) -> Arrays:
@@ -47,7 +35,7 @@ def read_npz(path: Path) -> Arrays:
     Raises:
         UserError: The file is damaged or lacks one of them.
     """
-    with _readable(path), np.load(path, allow_pickle=False) as arrays:
+    with reading(path, REMEDY), np.load(path, allow_pickle=False) as arrays:
         return tuple(arrays[key] for key in ("x_train", "y_train", "x_test", "y_test"))
 
 
@@ -82,7 +70,7 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         UserError: The file is damaged.
     """
-    with _readable(path):
+    with reading(path, REMEDY):
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
@@ -109,7 +97,7 @@ def read_batches(path: Path) -> Arrays:
         UserError: The archive or folder is damaged or incomplete.
     """
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-    with _readable(path):
+    with reading(path, REMEDY):
         if path.is_dir():
             files = [(path / name).read_bytes() for name in names]
         else:

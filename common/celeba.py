@@ -15,12 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from common.files import UserError, atomic_write, bar, reason, say
+from common.files import UserError, atomic_write, bar, reading, reason, say
 
 CROP = (32, 66, 144, 178)  # of 178x218: the 112x112 square from forehead to chin
 ALL = 202_599  # faces in CelebA's list
 USED = 44_621  # how many of these are used, the first by name
 LEAST = 6_000  # of which 4,621 are dev and test images
+REMEDY = "get it again"
 PAGE = "mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
@@ -101,12 +102,8 @@ def _of_folder(path: Path, files: dict[str, str]) -> Pictures:
 
 def _of_zip(path: Path) -> Pictures:
     """Reads the zip without unpacking it; only the last part of a member's path counts."""
-    try:
+    with reading(path, REMEDY):
         archive = zipfile.ZipFile(path)
-    except PermissionError:  # not about the file's contents
-        raise
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): get it again") from error
     members = {Path(info.filename).name: info for info in archive.infolist() if not info.is_dir()}
     files = _by_face(path, members)
     return Pictures(path, files, lambda file: archive.read(members[file]), lambda file: members[file].CRC)
@@ -132,7 +129,7 @@ def _read_list(parent: Path) -> tuple[Path, list[str], dict[str, str]]:
     path = kaggle if kaggle.is_file() and not official.is_file() else official
     if not path.is_file():
         raise UserError(f"no {path} and no {kaggle.name}: get the former from {PAGE} and put it there")
-    try:
+    with reading(path, REMEDY):
         text = path.read_text(encoding="utf-8-sig").replace(",", " ")
         first, *lines = [line for line in text.splitlines() if line.strip()]
         if first.startswith("image_id"):
@@ -144,8 +141,6 @@ def _read_list(parent: Path) -> tuple[Path, list[str], dict[str, str]]:
         if not count == len(lines) == len(rows) or len(names) != 40:
             counts = f"{len(lines):,} lines for {len(rows):,} of {count:,} faces"
             raise ValueError(f"{counts}, {len(names)} of 40 attributes")
-    except (ValueError, IndexError) as error:
-        raise UserError(f"{path} is damaged ({error}): get it again") from error
     return path, names, rows
 
 
@@ -189,16 +184,11 @@ def _decoded(pictures: Pictures, faces: list[str], parent: Path) -> np.ndarray:
 
 
 def _decode(pictures: Pictures, file: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(pictures.read(file))) as face:
-            if face.size != (178, 218):
-                raise ValueError(f"{face.width}x{face.height} pixels, not the aligned 178x218")
-            # Pillow's filters widen with the scale, which prevents aliasing.
-            return np.asarray(face.convert("RGB").crop(CROP).resize((64, 64), Image.Resampling.BILINEAR))
-    except (MemoryError, PermissionError):  # not about the file's contents
-        raise
-    except Exception as error:  # Pillow, zipfile and zlib all raise their own for a damaged file
-        raise UserError(f"{pictures.path / file} is damaged ({error}): get it again") from error
+    with reading(pictures.path / file, REMEDY), Image.open(io.BytesIO(pictures.read(file))) as face:
+        if face.size != (178, 218):
+            raise ValueError(f"{face.width}x{face.height} pixels, not the aligned 178x218")
+        # Pillow's filters widen with the scale, which prevents aliasing.
+        return np.asarray(face.convert("RGB").crop(CROP).resize((64, 64), Image.Resampling.BILINEAR))
 
 
 def _cache_folder(parent: Path) -> Path:

@@ -6,17 +6,17 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import keras
-import tensorflow as tf
 
 from common import silenced
 from common.experiment import CHECKPOINT, Experiment
-from common.files import UserError, atomic_write
+from common.files import UserError, atomic_write, reading
+
+RETRY = "delete it, and run the same command again"
 
 
 class State(NamedTuple):
@@ -39,17 +39,14 @@ def read_state(folder: Path) -> State | None:
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
+    with reading(path, f"delete {folder} to start over"), h5py.File(path) as file:
+        saved = json.loads(file.attrs["state"])
     try:
-        with h5py.File(path) as file:
-            return State(**json.loads(file.attrs["state"]))
+        return State(**saved)
     except TypeError as error:
         raise UserError(
             f"{path} is from another version ({error}): delete {folder} to start over, or set RUNS_DIR"
         ) from error
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        if getattr(error, "errno", None):  # not about the file's contents
-            raise
-        raise UserError(f"{path} is damaged ({error}): delete {folder} to start over") from error
 
 
 def begin(experiment: Experiment, identity: dict[str, str]) -> State:
@@ -134,23 +131,14 @@ def save_networks(model: keras.Model, folder: Path, step: int) -> None:
                 file.comment = f"{step}".encode()
 
 
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns what a damaged .keras file raises into a UserError."""
-    open(path, "rb").close()  # says why it can't be opened, which Keras does not
-    try:
-        yield
-    except (ValueError, OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged: delete it, and run the same command again") from error
-
-
 def load_network(path: Path) -> keras.Model:
     """Returns the network in a .keras file.
 
     Raises:
         UserError: The file is damaged.
     """
-    with _readable(path), silenced():
+    with reading(path, RETRY), silenced():
+        open(path, "rb").close()  # says why it can't be opened, which Keras does not
         return keras.saving.load_model(path, compile=False)
 
 
@@ -160,7 +148,7 @@ def network_step(path: Path) -> int | None:
     Raises:
         UserError: The file is damaged.
     """
-    with _readable(path), zipfile.ZipFile(path) as file:
+    with reading(path, RETRY), zipfile.ZipFile(path) as file:
         return int(file.comment) if file.comment else None
 
 
@@ -191,30 +179,15 @@ def by_step(folder: Path) -> dict[int, Path]:
 
 def cut_back(folder: Path, step: int) -> None:
     """Removes from a run's folder everything after its checkpoint's `step`, and what killed processes left half."""
-    for pattern in ("samples/~*", "snapshots/~*", "tensorboard/*/~*", "~*.keras", f"~*{CHECKPOINT}"):
+    for pattern in ("samples/~*", "snapshots/~*", "~*.keras", f"~*{CHECKPOINT}"):
         for draft in folder.glob(pattern):
             draft.unlink()
     for files in (by_step(folder / "samples"), by_step(folder / "snapshots")):
         for made, path in files.items():
             if made > step:
                 path.unlink()
-    for board in folder.glob("tensorboard/*"):
-        if files := sorted(board.glob("events*")):
-            _cut_events(files[-1], step)  # the latest by name; the others were cut when it was begun
     if rows := read_log(folder):
         with atomic_write(folder / "log.csv") as draft, open(draft, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(row for row in rows if int(row["step"]) <= step)
-
-
-def _cut_events(path: Path, step: int) -> None:
-    events = []
-    with contextlib.suppress(tf.errors.DataLossError):  # the last event may have been cut short by a kill
-        for event in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            events.append(event)
-    kept = [event for event in events if tf.compat.v1.Event.FromString(event).step <= step]
-    if len(kept) < len(events):
-        with atomic_write(path) as draft, tf.io.TFRecordWriter(str(draft)) as writer:
-            for event in kept:
-                writer.write(event)

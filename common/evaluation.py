@@ -1,11 +1,10 @@
 """Measures a trained experiment and draws its figures; a test.py's main part only calls `test`."""
 
-import contextlib
 import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,26 +22,6 @@ MEASURES = 4
 # By the protocol of two reports; measured only for the rows for which they give it.
 REPORT_FID = "FID (Inception, 3,000 training images)"
 WINDOW = 782  # steps that a number on a training curve is averaged over: an epoch of one of the reports
-
-
-class Stages:
-    """Shows the current stage and how many are done: with a bar in a terminal, elsewhere with a line per stage."""
-
-    def __init__(self, count: int):
-        self.bar = bar(total=count, bar_format="  {n_fmt}/{total_fmt} {bar:10} {desc}", leave=False)
-
-    @contextlib.contextmanager
-    def stage(self, what: str) -> Iterator[None]:
-        """Shows `what` while the block runs, then counts it as done."""
-        self.bar.set_description_str(what)
-        if self.bar.disable:
-            say(f"  {what}")
-        try:
-            yield
-        except BaseException:
-            self.bar.close()
-            raise
-        self.bar.update()
 
 
 def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict, report: Callable) -> None:
@@ -67,19 +46,17 @@ def test(runs: dict, networks: tuple[str, ...], generate: Callable, curves: dict
         drawer = loaded[networks[0]]
         snapshots = checkpoint.by_step(chosen.folder / "snapshots")
         networks_by_step = {step: path for step, path in snapshots.items() if step <= state.step} | {measured: drawer}
-        stages = Stages(len(networks_by_step) + 3)
-        with stages.stage(f"metrics of {sample_count(images):,} generated images"):
-            generated, floor = measure(chosen, images, generate, drawer)
-        by_step = fid_by_step(chosen, images, generate, networks_by_step, stages)
-        with stages.stage("figures"):
-            plots.samples(generate(drawer, 64, chosen.seed), chosen.folder / "samples.png")  # of the measured step
-            log = draw_training(chosen, curves)
-            title = f"{chosen.title}: {len(images.dev.images):,} samples against the dev set"
-            beside = {**siblings_fid(chosen, runs, images.source), chosen.name: by_step}
-            plots.fid_by_step({name: beside[name] for name in runs if name in beside}, chosen.folder, title)
-        with stages.stage("model-specific measures"):
-            own = report(chosen, loaded, images)
-        stages.bar.close()
+        say(f"  measuring {sample_count(images):,} generated images")
+        generated, floor = measure(chosen, images, generate, drawer)
+        by_step = fid_by_step(chosen, images, generate, networks_by_step)
+        say("  drawing figures")
+        plots.samples(generate(drawer, 64, chosen.seed), chosen.folder / "samples.png")  # of the measured step
+        log = draw_training(chosen, curves)
+        title = f"{chosen.title}: {len(images.dev.images):,} samples against the dev set"
+        beside = {**siblings_fid(chosen, runs, images.source), chosen.name: by_step}
+        plots.fid_by_step({name: beside[name] for name in runs if name in beside}, chosen.folder, title)
+        say("  model-specific measures and figures")
+        own = report(chosen, loaded, images)
         result = describe_result(chosen, images, state, measured) | {
             "metrics": generated,
             "real dev images": floor,
@@ -138,18 +115,17 @@ def measure(chosen: Experiment, images: Dataset, generate: Callable, drawer) -> 
     return generated, floor
 
 
-def fid_by_step(
-    chosen: Experiment, images: Dataset, generate: Callable, networks: dict, stages: Stages
-) -> dict[int, float]:
+def fid_by_step(chosen: Experiment, images: Dataset, generate: Callable, networks: dict) -> dict[int, float]:
     """Returns the FID against the dev images by step; `networks` gives the network, or its path, by step."""
-    name, dev = chosen.row["dataset"], images.dev.images
+    name, dev, found = chosen.row["dataset"], images.dev.images, {}
+    say(f"  FID at {len(networks)} steps")
     reference = classifier.features(dev, name)
-    found = {}
-    for step, network in sorted(networks.items()):
-        with stages.stage(f"FID at step {step:,}"):
+    with bar(total=len(networks), unit="step", leave=False) as progress:
+        for step, network in sorted(networks.items()):
             drawer = load_network(network) if isinstance(network, Path) else network
             drawn = generate(drawer, len(dev), chosen.seed)
             found[step] = metrics.frechet_distance(reference, classifier.features(drawn, name))
+            progress.update()
     return found
 
 

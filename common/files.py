@@ -1,6 +1,7 @@
 """Atomic file writes, forgiving reads, lines to the terminal, and errors that a user can fix."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -65,6 +66,22 @@ def read_json(path: Path) -> dict:
         if isinstance(value, dict):
             return value
     return {}
+
+
+@contextlib.contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Turns whatever a damaged file raises into a UserError; zip, zlib, pickle, NumPy, Pillow and Keras vary."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        # The system's errors are not about a file's contents, except that a damaged zip may send Python to before its
+        # start, or that a file is missing from a folder.
+        if getattr(error, "errno", None) not in (None, errno.EINVAL, errno.ENOENT):
+            raise
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is damaged ({why}): {remedy}") from error
 
 
 def reason(error: OSError) -> str:

@@ -60,10 +60,8 @@ def keep(folder: Path, target: Path, result: dict) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     shutil.copy(folder / "metrics.json", draft)
-    if result["seed"]:
-        keep_dev_log(folder, draft)
-    else:
-        keep_log(folder, draft)
+    keep_log(folder, draft, dev_only=result["seed"] != 0)
+    if result["seed"] == 0:
         keep_pictures(folder, draft, digits="MNIST" in result["dataset"])
         keep_network(folder, draft, result)
     if target.exists():
@@ -71,33 +69,24 @@ def keep(folder: Path, target: Path, result: dict) -> None:
     draft.rename(target)
 
 
-def keep_log(folder: Path, target: Path) -> None:
-    """Keeps about 250 lines of the log, and all with dev losses."""
+def keep_log(folder: Path, target: Path, dev_only: bool) -> None:
+    """Keeps the log's lines with dev losses and about 250 others; if `dev_only`, just the dev losses, if any."""
     log = read_log(folder)
     if not log:
         raise UserError("log.csv is missing")
     every = max(1, len(log) // 250)
-    lines = [line for number, line in enumerate(log, 1) if number % every == 0 or has_dev(line)]
-    write_log(lines, list(log[0]), target)
-
-
-def keep_dev_log(folder: Path, target: Path) -> None:
-    """Keeps only the dev losses; no log if the model has none."""
-    if lines := [line for line in read_log(folder) if has_dev(line)]:
-        write_log(lines, ["step", *(name for name in lines[0] if name.startswith("dev_"))], target)
+    lines = [line for number, line in enumerate(log, 1) if has_dev(line) or not (dev_only or number % every)]
+    columns = [name for name in log[0] if not dev_only or name == "step" or name.startswith("dev_")]
+    if lines:
+        with open(target / "log.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(lines)
 
 
 def has_dev(line: dict) -> bool:
     """Returns whether a line of a log has dev losses."""
     return any(value for name, value in line.items() if name.startswith("dev_"))
-
-
-def write_log(lines: list[dict], columns: list[str], target: Path) -> None:
-    """Writes these columns of a log's lines to `target`/log.csv."""
-    with open(target / "log.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(lines)
 
 
 def keep_pictures(folder: Path, target: Path, digits: bool) -> None:

@@ -117,7 +117,7 @@ def test_celeba_as_people_have_it(parent, change, capsys):
     again = celeba.load(parent)  # from the cache
     assert "decoding" not in capsys.readouterr().out
     np.testing.assert_array_equal(again.images, faces.images)
-    assert datasets._is_aligned(again.images) and isinstance(again.images.base, np.memmap)  # used in place
+    assert datasets._aligned(again.images) is again.images and isinstance(again.images.base, np.memmap)  # used in place
     assert {path.name for path in parent.parent.rglob("*")} == files | {"celeba64.npy", "celeba64.txt"}
 
 

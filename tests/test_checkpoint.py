@@ -66,7 +66,7 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatc
             read(tmp_path / "x.keras")
 
     def refuse(*_, **__):
-        raise PermissionError
+        raise PermissionError(13, "denied")
 
     monkeypatch.setattr(archives.np, "load", refuse)
     with pytest.raises(PermissionError):

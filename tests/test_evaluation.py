@@ -1,27 +1,11 @@
-"""What test.py compares with its numbers, and the bar that it shows."""
+"""What test.py compares with its numbers."""
 
 import json
-import sys
 
 import numpy as np
-import pytest
-from scripts import Screen
 
 from common import evaluation
 from common.experiment import Experiment
-from common.files import UserError
-
-
-def test_the_bar_of_stages_is_gone_before_an_error_is_said(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", Screen())
-    stages = evaluation.Stages(3)
-    for number, what in enumerate(("one", "two")):
-        with stages.stage(what):
-            line = sys.stdout.getvalue().split("\r")[-1]
-            assert f" {number}/3 " in line and what in line
-    with pytest.raises(UserError), stages.stage("three"):
-        raise UserError("damaged")
-    assert not sys.stdout.getvalue().split("\r")[-1].strip()
 
 
 def test_the_fid_is_shown_beside_that_of_the_rows_on_the_same_images(tmp_path):

@@ -133,8 +133,8 @@ def boards(run):
         events = EventAccumulator(str(folder), {"tensors": 0})
         events.Reload()
         for tag in events.Tags()["tensors"]:
-            points = [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
-            assert [step for step, _ in points] == sorted({step for step, _ in points}), (folder, tag)
+            # Of two values for a step, TensorBoard shows the later.
+            points = {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)}
             shown[folder.name, tag] = points
     assert shown
     return shown
@@ -323,7 +323,7 @@ def test_more_bad_input_gets_one_line(trained, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     for parent in (tmp_path / "file", Path("/proc")):  # not even root can write to the latter
         code = train_here(monkeypatch, parent, module)
-        is_one_line(code, capsys.readouterr().err, "cannot write", parent, "RUNS_DIR")
+        is_one_line(code, capsys.readouterr().err, "cannot read or write", parent, "RUNS_DIR")
     # A checkpoint of another row, and a damaged one.
     folder = tmp_path / script / whole.name
     shutil.copytree(whole, folder)
