@@ -126,6 +126,8 @@ def build_networks(image_shape, network, latent_dim, label_dim, width, noise):
     x, y = {"ours": networks_ours, "B": networks_b, "C": networks_c}[network](codes, images, width)
     # All outputs are float32, even in mixed precision.
     generator = keras.Model([noise, label], layers.Activation("tanh", dtype="float32")(x), name="generator")
+    if generator.output_shape[1:] != tuple(image_shape):
+        raise ValueError(f"network {network!r} is for images of {generator.output_shape[1:]}, not {image_shape}")
     heads = [dense(units, dtype="float32", name=name)(y) for name, units in (("source", 1), ("label", label_dim))]
     return generator, keras.Model(images, heads, name="discriminator")
 
@@ -137,8 +139,9 @@ def bce(label, logits):
 
 def encode(labels, generator):
     """Encodes int labels (batch,) or (batch, 1) as `generator` expects: bits (batch, 1) or one-hot (batch, classes)."""
-    labels, size = tf.reshape(labels, [-1]), generator.input_shape[1][-1]
-    return tf.cast(labels[:, None], tf.float32) if size == 1 else tf.one_hot(labels, size)
+    size = generator.input_shape[1][-1]
+    codes = tf.eye(size) if size > 1 else tf.constant([[0.0], [1.0]])
+    return tf.gather(codes, tf.reshape(labels, [-1]))  # on a CPU, raises if there is no such label
 
 
 def label_loss(labels, logits):
@@ -189,6 +192,7 @@ class ACGAN(keras.Model):
         `batch`: uint8 images (n, H, W, C) and their labels (n,).
         """
         images, labels = batch
+        tf.debugging.assert_type(images, tf.uint8)  # floats would be scaled to a wrong range
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
         labels = encode(tf.cast(labels, tf.int32), self.generator)
         noise = sample_noise(self.generator, tf.shape(images)[0], self.step_seed())
@@ -234,7 +238,7 @@ def sample_inputs(generator, count, seed):
 
 
 def build(image_shape, *, network, latent_dim, label_dim, width, noise, learning_rate, seed=0):
-    """Returns a compiled model for `fit` on uint8 images (batch, *image_shape) and their labels (batch,).
+    """Returns a compiled model for `fit` on uint8 images (batch, *image_shape) and their labels (batch,), from 0.
 
     Args:
         image_shape: (height, width, channels), 32x32 for network "ours", 64x64 for "B" and "C".

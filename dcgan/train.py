@@ -143,6 +143,8 @@ def build_networks(image_shape, network, latent_dim, width, bias, noise):
     x, y = {"A": networks_a, "B": networks_b, "C": networks_c}[network](noise, images, width, bias)
     # All outputs are float32, even in mixed precision.
     generator = keras.Model(noise, layers.Activation("tanh", dtype="float32")(x), name="generator")
+    if generator.output_shape[1:] != tuple(image_shape):
+        raise ValueError(f"network {network!r} is for images of {generator.output_shape[1:]}, not {image_shape}")
     return generator, keras.Model(images, layers.Activation("linear", dtype="float32")(y), name="discriminator")
 
 
@@ -184,6 +186,7 @@ class DCGAN(keras.Model):
         `images`: uint8 (batch, H, W, C). The logged g_loss is from G's last update; d_fake_after is D's output after
         its own update.
         """
+        tf.debugging.assert_type(images, tf.uint8)  # floats would be scaled to a wrong range
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
         count = tf.shape(reals)[0]
         seeds = tf.unstack(tf.random.experimental.stateless_split(self.step_seed(), 1 + self.g_updates))

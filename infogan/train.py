@@ -141,6 +141,8 @@ def build_networks(image_shape, network, latent_dim, categorical, continuous, wi
     if continuous:
         gaussians = dense(2 * continuous, name="q_continuous")(q)
         outputs += [layers.Reshape([2, continuous], dtype="float32")(gaussians)]
+    if generator.output_shape[1:] != tuple(image_shape):
+        raise ValueError(f"network {network!r} is for images of {generator.output_shape[1:]}, not {image_shape}")
     return generator, keras.Model(images, outputs, name="discriminator")
 
 
@@ -226,6 +228,7 @@ class InfoGAN(keras.Model):
 
         `images`: uint8 (batch, H, W, C).
         """
+        tf.debugging.assert_type(images, tf.uint8)  # floats would be scaled to a wrong range
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
         noise, *codes = sample_inputs(self.generator, tf.shape(images)[0], self.step_seed())
         joint = self.q_optimizer is None  # as in the paper

@@ -36,6 +36,13 @@ def test_samples_are_even_and_apart_from_the_noise(noise, label_dim):
 
 
 @pytest.mark.parametrize("label_dim", [1, 2, 10])
+def test_labels_out_of_range_are_refused(label_dim):
+    for label in (-1, max(2, label_dim)):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            train.encode(tf.constant([0, label]), build(label_dim=label_dim).generator)
+
+
+@pytest.mark.parametrize("label_dim", [1, 2, 10])
 def test_a_step_is_the_papers(label_dim):
     """D's update on all four terms, then G's with the updated D, match plain steps with a forward pass each."""
     model, twin = build(label_dim=label_dim), build(label_dim=label_dim)

@@ -1,12 +1,13 @@
-"""The networks, noise and optimizers of all rows, at full size, are those of the reports."""
+"""The networks, noise and optimizers of all rows, at full size, are those of the reports; other images are refused."""
 
 import math
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
-from scripts import MODULES
+from scripts import MODULES, SCRIPTS
 
 SHAPES = {"mnist": (32, 32, 1), "mnist_padded": (32, 32, 1), "cifar10": (32, 32, 3), "celeba": (64, 64, 3)}
 CUT = 0.8796256610342398  # the standard deviation of N(0, 1) truncated at -2 and 2
@@ -258,3 +259,24 @@ def test_first_layer_and_optimisers(built):
     assert {type(x).__name__ for x in found} == {"Adamax" if key == ("vae", "celeba_z128") else "Adam"}
     assert sorted(float(x.learning_rate) for x in found) == pytest.approx(rates)
     assert all([float(x.beta_1), float(x.beta_2)] == betas for x in found)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_images_of_another_size_or_type_are_refused(script):
+    """Floats would be scaled to another range than the one they have."""
+    module = MODULES[script]
+    settings = next(iter(module.RUNS.values()))["model"]
+    with pytest.raises(ValueError, match=r"for images of \(32, 32, 1\), not \(28, 28, 1\)"):
+        module.build((28, 28, 1), **settings)
+    images, labels = np.zeros([20, 32, 32, 1], np.float32), np.zeros(20, int)
+    model = module.build((32, 32, 1), **settings)
+    for step in (model.train_step, model.test_step) if script in ("vae", "wgan") else (model.train_step,):
+        with pytest.raises(TypeError, match="uint8"):
+            step((images, labels) if script == "acgan" else images)
+
+
+def test_images_without_channels_are_refused():
+    """As many as they have rows would be broadcast against each other."""
+    model = MODULES["vae"].build((32, 32, 1), **MODULES["vae"].RUNS["cifar10_beta2"]["model"])
+    with pytest.raises(ValueError, match="rank 4"):
+        model.train_step(tf.zeros([32, 32, 32], tf.uint8))

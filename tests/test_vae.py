@@ -174,3 +174,12 @@ def test_a_probe_finds_what_is_linear_and_no_more():
     for label in (lambda z: rng.uniform(size=len(z)) > 0.3, lambda z: np.abs(z[:, 0]) > 0.39):
         found, chance = accuracy(label)
         assert found == pytest.approx(chance, abs=0.02) and chance == pytest.approx(0.7, abs=0.03)
+    _, chance = vae.test.probe(codes, np.arange(2000) // 1100, others, np.arange(2000) // 500)
+    assert chance == 0.25  # the test labels' share of the label that is most frequent among the others
+
+
+def test_sampled_codes_have_the_encoders_means_and_variances():
+    means = np.tile(np.float32([2, -1, 0]), [10_000, 1])
+    codes = vae.test.sample_codes(means, np.full_like(means, np.log(0.25)), 0).numpy()
+    np.testing.assert_allclose(codes.mean(0), [2, -1, 0], atol=0.02)
+    np.testing.assert_allclose(codes.std(0), 0.5, atol=0.02)

@@ -290,6 +290,8 @@ def build_networks(image_shape, network, latent_dim):
     images, codes = keras.Input(image_shape, name="images"), keras.Input([latent_dim], name="codes")
     encoder = keras.Model(images, encode(images, latent_dim), name="encoder")
     outputs = layers.Activation("linear", dtype="float32")(decode(codes, image_shape[-1]))  # even in mixed precision
+    if outputs.shape[1:] != tuple(image_shape):
+        raise ValueError(f"network {network!r} is for images of {outputs.shape[1:]}, not {image_shape}")
     return encoder, keras.Model(codes, outputs, name="decoder")
 
 
@@ -336,6 +338,8 @@ class VAE(keras.Model):
 
     def loss_terms(self, images, seed, training):
         """Returns the loss, the reconstruction term and the KL: means over uint8 images (batch, H, W, C)."""
+        tf.debugging.assert_type(images, tf.uint8)  # floats would be scaled to a wrong range
+        tf.debugging.assert_rank(images, 4)  # without channels, the errors would be between different images
         images = tf.cast(images, tf.float32) / 255.0
         mean, log_variance = self.encoder(images, training=training)
         codes = mean + tf.exp(0.5 * log_variance) * tf.random.stateless_normal(tf.shape(mean), seed)
@@ -382,7 +386,7 @@ def build(
     keras.utils.set_random_seed(seed)
     encoder, decoder = build_networks(image_shape, network, latent_dim)
     model = VAE(encoder, decoder, NETWORKS[network][2], reconstruction, weight, kl_weight, seed)
-    # Keras' loss scale, for float16, is part of its own `train_step` alone.
+    # Keras' loss scale is part of its own `train_step` alone. Without it, float16 is too coarse for an MSE.
     model.compile(getattr(keras.optimizers, optimizer)(learning_rate, beta_1), auto_scale_loss=False)
     model.optimizer.build(model.trainable_variables)
     return model

@@ -142,7 +142,7 @@ def conv(channels, size=3):
 
 
 def networks_d(noise, images, width):
-    """Builds D's networks for 32x32 images: the residual networks of Gulrajani et al., appendix C."""
+    """Builds D's networks for 32x32 images: residual, after Gulrajani et al., appendix C."""
     x = layers.Reshape([4, 4, width])(layers.Dense(4 * 4 * width)(noise))
     for _ in range(3):  # 8x8, 16x16, 32x32
         larger = layers.UpSampling2D()
@@ -173,6 +173,8 @@ def build_networks(image_shape, network, latent_dim, width, noise):
     x, y = {"ours": networks_ours, "C": networks_c, "D": networks_d}[network](noise, images, width)
     # All outputs are float32, even in mixed precision.
     generator = keras.Model(noise, layers.Activation("tanh", dtype="float32")(x), name="generator")
+    if generator.output_shape[1:] != tuple(image_shape):
+        raise ValueError(f"network {network!r} is for images of {generator.output_shape[1:]}, not {image_shape}")
     return generator, keras.Model(images, y, name="critic")
 
 
@@ -231,6 +233,7 @@ class WGAN(keras.Model):
 
         The logged losses of f are those before its last update.
         """
+        tf.debugging.assert_type(images, tf.uint8)  # floats would be scaled to a wrong range
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         seed = tf.random.experimental.stateless_fold_in([self.seed, self.g_optimizer.iterations.value], replica)
         for i, reals in enumerate(tf.split(tf.cast(images, tf.float32) / 127.5 - 1.0, self.batches_per_step)):
@@ -253,6 +256,7 @@ class WGAN(keras.Model):
         They differ from the training losses if the critic has memorised its training images, and a little because G has
         been updated since and is in inference mode here.
         """
+        tf.debugging.assert_type(images, tf.uint8)  # floats would be scaled to a wrong range
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
         seed = tf.random.experimental.stateless_fold_in([self.seed, -1], tf.reduce_sum(tf.cast(images, tf.int32)))
         noise, u = self.sample(tf.shape(reals)[0], seed)
