@@ -175,3 +175,10 @@ def test_critic_numbers_of_a_known_critic():
     assert np.isnan(dead["critic's estimate that is memorised (share)"])  # null in metrics.json
     # From the dev images' mean alone: eight images with a variance of 0.4^2.
     assert numbers["its standard error"] == pytest.approx(0.4 / 8**0.5 / 2)
+
+
+def test_the_residual_critic_halves_its_images_in_its_first_two_blocks():
+    """Each of its four blocks has two 3x3 convolutions; the first also has a 1x1 convolution of the halved image."""
+    critic = train.build((32, 32, 3), **train.RUNS["cifar10_div"]["model"] | {"width": 4}).critic
+    heights = [layer.output.shape[1] for layer in critic.layers if isinstance(layer, layers.Conv2D)]
+    assert sorted(heights) == [8] * 4 + [16] * 3 + [32] * 2
