@@ -238,13 +238,16 @@ def sample_inputs(generator, count, seed):
 
 
 def build(image_shape, *, network, latent_dim, label_dim, width, noise, learning_rate, seed=0):
-    """Returns a compiled model for `fit` on uint8 images (batch, *image_shape) and their labels (batch,), from 0.
+    """Returns a compiled model for `fit` on uint8 images (batch, *image_shape) and labels (batch,) that count from 0.
 
     Args:
         image_shape: (height, width, channels), 32x32 for network "ours", 64x64 for "B" and "C".
         label_dim: the number of classes, for one-hot labels, or 1, for an attribute as one bit.
         width: channels of G's last and of D's first hidden layer, doubling with each layer away from the image.
         noise: "normal" for N(0, 1), "uniform" for U(-1, 1).
+
+    Raises:
+        ValueError: The network is for images of another size.
     """
     keras.utils.set_random_seed(seed)
     generator, discriminator = build_networks(image_shape, network, latent_dim, label_dim, width, noise)

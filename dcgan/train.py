@@ -238,6 +238,9 @@ def build(image_shape, *, network, latent_dim, width, bias, noise, g_updates, le
         bias: whether G's convolutions and dense layer have a bias.
         noise: "normal" for N(0, 1), "uniform" for U(-1, 1).
         g_updates: updates of G after each update of D.
+
+    Raises:
+        ValueError: The network is for images of another size.
     """
     keras.utils.set_random_seed(seed)
     generator, discriminator = build_networks(image_shape, network, latent_dim, width, bias, noise)

@@ -283,6 +283,9 @@ def build(
             and to G's, as in the paper.
         q_learning_rate: for a third Adam, which minimises Q's loss over Q's own layers and G, or None.
         continuous_weight: the weight of L_I of the continuous codes; that of the categorical codes is 1.
+
+    Raises:
+        ValueError: The network is for images of another size.
     """
     keras.utils.set_random_seed(seed)
     generator, discriminator = build_networks(image_shape, network, latent_dim, categorical, continuous, width)

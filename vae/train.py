@@ -382,6 +382,9 @@ def build(
         weight: the weight of the reconstruction term.
         kl_weight: the weight of the KL in nats, summed over the dimensions (beta).
         optimizer: the name of a class in keras.optimizers.
+
+    Raises:
+        ValueError: The network is for images of another size.
     """
     keras.utils.set_random_seed(seed)
     encoder, decoder = build_networks(image_shape, network, latent_dim)

@@ -287,6 +287,9 @@ def build(
             away from the image.
         noise: "normal" for N(0, 1), "uniform" for U(-1, 1).
         target, weight, power: of the penalty; 0, k and p for WGAN-DIV, and 1, its weight and 2 for WGAN-GP.
+
+    Raises:
+        ValueError: The network is for images of another size.
     """
     keras.utils.set_random_seed(seed)
     generator, critic = build_networks(image_shape, network, latent_dim, width, noise)
