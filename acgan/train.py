@@ -141,7 +141,7 @@ def encode(labels, generator):
     """Encodes int labels (batch,) or (batch, 1) as `generator` expects: bits (batch, 1) or one-hot (batch, classes)."""
     size = generator.input_shape[1][-1]
     codes = tf.eye(size) if size > 1 else tf.constant([[0.0], [1.0]])
-    return tf.gather(codes, tf.reshape(labels, [-1]))  # on a CPU, raises if there is no such label
+    return tf.gather(codes, tf.reshape(labels, [-1]))  # a wrong label raises on a CPU; XLA takes the nearest
 
 
 def label_loss(labels, logits):

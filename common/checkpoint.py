@@ -137,8 +137,8 @@ def load_network(path: Path) -> keras.Model:
     Raises:
         UserError: The file is damaged.
     """
+    open(path, "rb").close()  # says why it can't be opened, which Keras does not
     with reading(path, RETRY), silenced():
-        open(path, "rb").close()  # says why it can't be opened, which Keras does not
         return keras.saving.load_model(path, compile=False)
 
 
@@ -174,11 +174,15 @@ def read_log(folder: Path) -> list[dict]:
 
 def by_step(folder: Path) -> dict[int, Path]:
     """Returns the files in `samples/` or `snapshots/` by the step that names them, in order; skips other files."""
-    return {int(path.stem): path for path in sorted(folder.glob("*")) if path.stem.isdecimal()}
+    files = [path for path in sorted(folder.glob("*")) if path.suffix in (".png", ".keras")]
+    return {int(path.stem): path for path in files if path.stem.isdecimal()}
 
 
 def cut_back(folder: Path, step: int) -> None:
-    """Removes from a run's folder everything after its checkpoint's `step`, and what killed processes left half."""
+    """Removes from a run's folder everything after its checkpoint's `step`, and what killed processes left half.
+
+    Except in tensorboard/: TensorBoard's default loader drops what a resumed run repeats.
+    """
     for pattern in ("samples/~*", "snapshots/~*", "~*.keras", f"~*{CHECKPOINT}"):
         for draft in folder.glob(pattern):
             draft.unlink()

@@ -223,7 +223,7 @@ def reachable(url: str, seconds: float = 15) -> bool:
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:
-    """Returns the array in memory that TensorFlow can use (writable, contiguous, 64-byte aligned), or a copy."""
+    """Returns the array if TensorFlow can use its memory (writable, contiguous, 64-byte aligned), else a copy."""
     if array.ctypes.data % 64 == 0 and array.flags.c_contiguous and array.flags.writeable:
         return array
     memory = np.empty(array.nbytes + 63, np.uint8)

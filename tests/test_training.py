@@ -133,7 +133,7 @@ def boards(run):
         events = EventAccumulator(str(folder), {"tensors": 0})
         events.Reload()
         for tag in events.Tags()["tensors"]:
-            # Of two values for a step, TensorBoard shows the later.
+            # TensorBoard's default loader drops what a resumed run repeats; this one keeps both values.
             points = {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)}
             shown[folder.name, tag] = points
     assert shown
@@ -159,7 +159,8 @@ def test_stopped_and_resumed_is_undisturbed(trained, tmp_path):
     with tf.summary.create_file_writer(str(run / "tensorboard" / "train")).as_default(step=100):
         tf.summary.scalar(next(name for part, name in boards(whole) if part == "train"), 1.0)
     (run / "samples" / "~1-00000010.png").write_bytes(b"half")
-    copies = run / "snapshots" / "00000010 (1).keras", run / "samples" / "00000010 (1).png"
+    copies = [run / "snapshots" / name for name in ("00000010 (1).keras", "00000010.txt")]
+    copies += [run / "samples" / "00000010 (1).png"]
     for copy in copies:
         copy.write_bytes(b"not ours")
     (run / "~1-samples.png").write_bytes(b"half")
