@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import h5py
 import keras
+import tensorflow as tf
 
 from common import silenced
 from common.experiment import CHECKPOINT, Experiment
@@ -138,7 +139,7 @@ def load_network(path: Path) -> keras.Model:
         UserError: The file is damaged.
     """
     open(path, "rb").close()  # says why it can't be opened, which Keras does not
-    with reading(path, RETRY), silenced():
+    with reading(path, RETRY, tf.errors.OpError, ImportError), silenced():
         return keras.saving.load_model(path, compile=False)
 
 
@@ -179,19 +180,31 @@ def by_step(folder: Path) -> dict[int, Path]:
 
 
 def cut_back(folder: Path, step: int) -> None:
-    """Removes from a run's folder everything after its checkpoint's `step`, and what killed processes left half.
-
-    Except in tensorboard/: TensorBoard's default loader drops what a resumed run repeats.
-    """
-    for pattern in ("samples/~*", "snapshots/~*", "~*.keras", f"~*{CHECKPOINT}"):
+    """Removes from a run's folder everything after its checkpoint's `step`, and what killed processes left half."""
+    for pattern in ("samples/~*", "snapshots/~*", "tensorboard/*/~*", "~*.keras", f"~*{CHECKPOINT}"):
         for draft in folder.glob(pattern):
             draft.unlink()
     for files in (by_step(folder / "samples"), by_step(folder / "snapshots")):
         for made, path in files.items():
             if made > step:
                 path.unlink()
+    for board in folder.glob("tensorboard/*"):
+        if files := sorted(board.glob("events*")):
+            _cut_events(files[-1], step)  # the latest by name; the others were cut when it was begun
     if rows := read_log(folder):
         with atomic_write(folder / "log.csv") as draft, open(draft, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(row for row in rows if int(row["step"]) <= step)
+
+
+def _cut_events(path: Path, step: int) -> None:
+    events = []
+    with contextlib.suppress(tf.errors.DataLossError):  # the last event may have been cut short by a kill
+        for event in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            events.append(event)
+    kept = [event for event in events if tf.compat.v1.Event.FromString(event).step <= step]
+    if len(kept) < len(events):
+        with atomic_write(path) as draft, tf.io.TFRecordWriter(str(draft)) as writer:
+            for event in kept:
+                writer.write(event)

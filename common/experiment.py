@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import portalocker
 
-from common.files import ROOT, UserError, say
+from common.files import ROOT, UserError, reason, say
 
 CHECKPOINT = "checkpoint.weights.h5"
 
@@ -131,6 +131,15 @@ def number(variable: str, default: int, least: int) -> int:
     return int(text)
 
 
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turns an OSError into a UserError that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({reason(error)}): set RUNS_DIR to a writable folder") from error
+
+
 class InUse(UserError):
     """Another process holds an experiment's folder."""
 
@@ -140,12 +149,15 @@ def hold_folder(experiment: Experiment) -> Iterator[None]:
     """Creates the experiment's folder, and locks out any other train.py until the block or the process ends.
 
     Raises:
+        UserError: The folder can't be written to.
         InUse: Another train.py holds it.
     """
     folder = experiment.folder
-    for part in ("samples", "snapshots"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    with writing_to(folder):
+        for part in ("samples", "snapshots"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")
+    with lock:
         try:
             portalocker.lock(lock, portalocker.LOCK_EX | portalocker.LOCK_NB)
         except portalocker.AlreadyLocked as error:

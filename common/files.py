@@ -69,18 +69,21 @@ def read_json(path: Path) -> dict:
 
 
 @contextlib.contextmanager
-def reading(path: Path, remedy: str) -> Iterator[None]:
-    """Turns whatever a damaged file raises into a UserError; zip, zlib, pickle, NumPy, Pillow and Keras vary."""
+def reading(path: Path, remedy: str, *others: type[Exception]) -> Iterator[None]:
+    """Turns whatever a damaged file raises into a UserError; zip, zlib, pickle, NumPy, Pillow and Keras vary.
+
+    `others` are not about the file's contents, and raised as they are.
+    """
     try:
         yield
-    except (UserError, MemoryError):
+    except (UserError, MemoryError, PermissionError, *others):
         raise
     except Exception as error:
-        # The system's errors are not about a file's contents, except that a damaged zip may send Python to before its
-        # start, or that a file is missing from a folder.
-        if getattr(error, "errno", None) not in (None, errno.EINVAL, errno.ENOENT):
+        # Nor are the system's errors, except that a damaged zip may send Python to before its start, or that a file is
+        # missing from a folder.
+        if getattr(error, "errno", None) not in (None, errno.EINVAL, *([errno.ENOENT] if path.is_dir() else [])):
             raise
-        why = (str(error) or type(error).__name__).splitlines()[0]
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} is damaged ({why}): {remedy}") from error
 
 

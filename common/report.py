@@ -72,12 +72,12 @@ def keep(folder: Path, target: Path, result: dict) -> None:
 def keep_log(folder: Path, target: Path, dev_only: bool) -> None:
     """Keeps the log's lines with dev losses and about 250 others; if `dev_only`, just the dev losses, if any."""
     log = read_log(folder)
-    if not log:
+    if not (log or dev_only):
         raise UserError("log.csv is missing")
     every = max(1, len(log) // 250)
     lines = [line for number, line in enumerate(log, 1) if has_dev(line) or not (dev_only or number % every)]
-    columns = [name for name in log[0] if not dev_only or name == "step" or name.startswith("dev_")]
     if lines:
+        columns = [name for name in lines[0] if not dev_only or name == "step" or name.startswith("dev_")]
         with open(target / "log.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()

@@ -197,12 +197,16 @@ def write_page() -> None:
     """Writes the page of all measured runs in RUNS_DIR; if STEPS is set, only of those with that many steps."""
     paths, steps = sorted(experiment.runs_dir().glob("*/*/metrics.json")), os.environ.get("STEPS")
     if steps:
-        title = f"Rehearsal of {steps} steps"
-        chosen = [path for path in paths if read_json(path).get("steps") == int(steps)]
+        chosen, title = [path for path in paths if asked_steps(path) == int(steps)], f"Rehearsal of {steps} steps"
     else:
-        title = "Results"
-        chosen = [path for path in paths if not steps_suffix(path.parent)]
+        chosen, title = [path for path in paths if not steps_suffix(path.parent)], "Results"
     report.write_page(page_path(), chosen, title)
+
+
+def asked_steps(path: Path) -> int | None:
+    """Returns the number of steps that a run, whose metrics.json this is, was to do; None if the file is damaged."""
+    suffix = steps_suffix(path.parent)
+    return int(suffix.removeprefix("-steps")) if suffix else read_json(path).get("steps_planned")
 
 
 def main(words: list[str]) -> int:
@@ -214,8 +218,9 @@ def main(words: list[str]) -> int:
     experiment.data_dir()  # raises if there is no such folder
     experiment.number("JOBS", 1, 1)  # raises if it is not a number
     runs_dir = experiment.runs_dir()
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=runs_dir).close()  # raises if it can't be written to
+    with experiment.writing_to(runs_dir):
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=runs_dir).close()
     jobs, absent = plan(words)
     if not any(job.identity for job in jobs):
         raise next(iter(absent.values()))

@@ -9,6 +9,7 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import strategies as st
 from scripts import MODULES, ROOT, SCRIPTS, is_one_line, train_here
 
@@ -64,9 +65,19 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatc
     for read in (checkpoint.load_network, checkpoint.network_step):
         with pytest.raises(IsADirectoryError):
             read(tmp_path / "x.keras")
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "missing.keras")
+
+    def fill(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    (tmp_path / "y.keras").touch()
+    monkeypatch.setattr(checkpoint.keras.saving, "load_model", fill)
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        checkpoint.load_network(tmp_path / "y.keras")
 
     def refuse(*_, **__):
-        raise PermissionError(13, "denied")
+        raise PermissionError
 
     monkeypatch.setattr(archives.np, "load", refuse)
     with pytest.raises(PermissionError):

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from common import checkpoint, evaluation, experiment, plan, run_all, running
-from common.files import ROOT, UserError, explain
+from common.files import ROOT, UserError
 
 TRAIN = """
 ROW = dict(dataset="mnist", steps=10, reported={})
@@ -265,9 +265,8 @@ def test_what_cannot_be_written_does_not_stop_the_others(runs, capsys):
 def test_a_runs_dir_that_cannot_be_written_is_named(runs, monkeypatch, name):
     (runs / "file").touch()
     monkeypatch.setenv("RUNS_DIR", str(runs / name))
-    with pytest.raises(OSError, match=name) as error:
+    with pytest.raises(UserError, match=f"cannot write to .*{name} "):
         run_all.main(["short"])
-    assert name in explain(error.value) and "set RUNS_DIR" in explain(error.value)
 
 
 def test_a_folder_that_cannot_be_read_is_left_to_train_py(runs, monkeypatch):
@@ -279,9 +278,10 @@ def test_a_folder_that_cannot_be_read_is_left_to_train_py(runs, monkeypatch):
 
 
 def test_a_rehearsals_page_is_its_own(runs, monkeypatch):
-    for name, steps in {"short": 10, "short-steps5": 5, "long-seed1-steps5": 5, "long-steps10": 10}.items():
+    steps = {"short": 10, "short-steps5": 10, "long-seed1-steps5": 20, "long-steps10": 20}
+    for name, planned in steps.items():
         (runs / "tiny" / name).mkdir(parents=True)
-        (runs / "tiny" / name / "metrics.json").write_text(json.dumps({"steps": steps}))
+        (runs / "tiny" / name / "metrics.json").write_text(json.dumps({"steps_planned": planned}))
     run_all.write_page()
     monkeypatch.setenv("STEPS", "5")
     run_all.write_page()
