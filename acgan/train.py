@@ -141,7 +141,9 @@ def encode(labels, generator):
     """Encodes int labels (batch,) or (batch, 1) as `generator` expects: bits (batch, 1) or one-hot (batch, classes)."""
     size = generator.input_shape[1][-1]
     codes = tf.eye(size) if size > 1 else tf.constant([[0.0], [1.0]])
-    return tf.gather(codes, tf.reshape(labels, [-1]))  # a wrong label raises on a CPU; XLA takes the nearest
+    labels = tf.reshape(labels, [-1, 1])
+    known = (labels >= 0) & (labels < codes.shape[0])  # on a GPU, tf.gather would turn a wrong label into a valid one
+    return tf.where(known, tf.gather(codes, labels[:, 0]), float("nan"))  # on a CPU, tf.gather raises
 
 
 def label_loss(labels, logits):

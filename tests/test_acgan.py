@@ -38,8 +38,11 @@ def test_samples_are_even_and_apart_from_the_noise(noise, label_dim):
 @pytest.mark.parametrize("label_dim", [1, 2, 10])
 def test_labels_out_of_range_are_refused(label_dim):
     for label in (-1, max(2, label_dim)):
+        labels, generator = tf.constant([0, label]), build(label_dim=label_dim).generator
         with pytest.raises(tf.errors.InvalidArgumentError):
-            train.encode(tf.constant([0, label]), build(label_dim=label_dim).generator)
+            train.encode(labels, generator)
+        compiled = tf.function(train.encode, jit_compile=True)(labels, generator)
+        assert np.isnan(compiled).all(1).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("label_dim", [1, 2, 10])

@@ -161,6 +161,11 @@ def test_units_alive_are_those_that_some_input_reaches():
     assert vae.test.units_alive(decoder, hidden, codes) == 7
 
 
+def test_active_units_have_a_variance_above_a_hundredth():
+    deviations = np.sqrt(np.float32([0, 0.0099, 0.0101, 1]))
+    assert vae.test.active_units(5 + deviations * np.float32([[-1], [1]])) == 2
+
+
 def test_a_probe_finds_what_is_linear_and_no_more():
     """One label depends on a direction of the codes, one is random, and one is separable only by a curve."""
     rng = np.random.default_rng(0)

@@ -56,8 +56,7 @@ def report(experiment, networks, images):
         pixels = images.test.images.astype(np.float32) / 255.0
         own["units alive in the encoder's dense layer"] = units_alive(encoder, dense, pixels)
         own["units alive in the decoder's first layer"] = units_alive(inner, inner.get_layer("hidden"), drawn)
-    # Burda et al. 2016, section 5.2: the units whose mean has a variance above 0.01 over the data.
-    own["active units"] = int((codes["test"][0].var(0) > 0.01).sum())
+    own["active units"] = active_units(codes["test"][0])
 
     panels = {}
     for labels in ["class"] if images.test.labels.ndim == 1 else ATTRIBUTES:
@@ -104,6 +103,11 @@ def mean_loss(loss, decoder, images, codes):
     """Returns the mean `loss` between uint8 images (n, H, W, C) and `decoder`'s outputs for codes (n, latent_dim)."""
     decoded = decoder.predict(codes, batch_size=250, verbose=0)
     return float(loss(images.astype(np.float32) / 255.0, decoded).numpy().mean())
+
+
+def active_units(means):
+    """Returns how many codes' means (n, latent_dim) vary by more than 0.01 over the data (Burda et al. 2016, 5.2)."""
+    return int((means.var(0) > 0.01).sum())
 
 
 def units_alive(network, layer, inputs):
