@@ -196,6 +196,7 @@ class ACGAN(keras.Model):
         images, labels = batch
         tf.debugging.assert_type(images, tf.uint8)  # floats would be scaled to a wrong range
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
+        tf.debugging.assert_integer(labels)  # 0.9 would become 0
         labels = encode(tf.cast(labels, tf.int32), self.generator)
         noise = sample_noise(self.generator, tf.shape(images)[0], self.step_seed())
         with tf.GradientTape() as g_tape:
@@ -245,8 +246,10 @@ def build(image_shape, *, network, latent_dim, label_dim, width, noise, learning
     Args:
         image_shape: (height, width, channels), 32x32 for network "ours", 64x64 for "B" and "C".
         label_dim: the number of classes, for one-hot labels, or 1, for an attribute as one bit.
-        width: channels of G's last and of D's first hidden layer, doubling with each layer away from the image.
+        width: channels of G's last and of D's first hidden layer, doubling with each layer away from the image; D's
+            last convolution in "B" has as many again.
         noise: "normal" for N(0, 1), "uniform" for U(-1, 1).
+        seed: of the weights and the noise; also sets Python's, NumPy's and TensorFlow's global seeds.
 
     Raises:
         ValueError: The network is for images of another size.

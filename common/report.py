@@ -51,7 +51,7 @@ def publish(folder: Path, results: Path) -> None:
 
 def size(result: dict) -> tuple[int, int, int]:
     """Returns how large a run is: its training images, its steps and the version of its measures."""
-    return result["images"]["training"], result["steps"], result.get("measures", 0)
+    return result["images"]["training"], result["steps"], result["measures"]
 
 
 def keep(folder: Path, target: Path, result: dict) -> None:

@@ -16,8 +16,9 @@ from common.files import read_json, say
 
 # What every metrics.json has.
 KINDS = {
-    "model": str, "run": str, "dataset": str, "steps": int, "steps_planned": int, "seed": int, "seconds": (int, float),
-    "images": dict, "metrics": dict, "real dev images": dict, "own": dict, "reported": dict, "beside the reports": dict,
+    "model": str, "run": str, "dataset": str, "steps": int, "steps_planned": int, "step measured": int, "seed": int,
+    "seconds": (int, float), "measures": int, "images": dict, "metrics": dict, "real dev images": dict, "own": dict,
+    "reported": dict, "beside the reports": dict,
 }  # fmt: skip
 # The order of the rows.
 DATASETS = ["mnist", "cifar10", "celeba"]
@@ -149,7 +150,7 @@ def progress(row: Row) -> str:
     text = f"{done:,}"
     if done < planned:
         text += f" of {planned:,}"
-    measured = [result.get("step measured", done) for result in row]
+    measured = [result["step measured"] for result in row]
     if any(step != done for step in measured):  # later if train.py was killed between networks and checkpoint
         text += f", measured: {spread(measured, ',.0f')}"
     return text

@@ -237,7 +237,8 @@ def build(image_shape, *, network, latent_dim, width, bias, noise, g_updates, le
             the image.
         bias: whether G's convolutions and dense layer have a bias.
         noise: "normal" for N(0, 1), "uniform" for U(-1, 1).
-        g_updates: updates of G after each update of D.
+        g_updates: updates of G after each update of D, at least 1.
+        seed: of the weights and the noise; also sets Python's, NumPy's and TensorFlow's global seeds.
 
     Raises:
         ValueError: The network is for images of another size.

@@ -66,8 +66,8 @@ VALUES = 10  # per categorical code
 CURVES = {
     "loss (nats)": ["d_loss", "g_loss", "q_loss"],
     "bound on a code's mutual information (nats),\nfor a categorical one at most log 10 = 2.30": [
-        *(f"mi_categorical_{i + 1}" for i in range(5)),
-        *(f"mi_continuous_{i + 1}" for i in range(2)),
+        *(f"mi_categorical_{i + 1}" for i in range(10)),
+        *(f"mi_continuous_{i + 1}" for i in range(10)),
     ],
 }
 
@@ -283,6 +283,7 @@ def build(
             and to G's, as in the paper.
         q_learning_rate: for a third Adam, which minimises Q's loss over Q's own layers and G, or None.
         continuous_weight: the weight of L_I of the continuous codes; that of the categorical codes is 1.
+        seed: of the weights and the noise; also sets Python's, NumPy's and TensorFlow's global seeds.
 
     Raises:
         ValueError: The network is for images of another size.

@@ -45,6 +45,11 @@ def test_labels_out_of_range_are_refused(label_dim):
         assert np.isnan(compiled).all(1).tolist() == [False, True]
 
 
+def test_labels_that_are_no_integers_are_refused():
+    with pytest.raises(TypeError, match="integer"):
+        build(label_dim=10).train_step((tf.zeros([4, 32, 32, 1], tf.uint8), tf.fill([4], 0.9)))
+
+
 @pytest.mark.parametrize("label_dim", [1, 2, 10])
 def test_a_step_is_the_papers(label_dim):
     """D's update on all four terms, then G's with the updated D, match plain steps with a forward pass each."""

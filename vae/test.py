@@ -81,7 +81,10 @@ def sample_codes(means, log_variances, seed):
 
 
 def numbers(decoder, name, images, means, log_variances, experiment):
-    """Returns the KL in nats, and the ELBO or MSE with a sampled code per image; the MSE also with the codes' means."""
+    """Returns the KL in nats, and the ELBO or MSE with a sampled code per image; the MSE also with the codes' means.
+
+    The MSE is that of the saved decoder's pixels. In the log, those of network "D" are not yet clipped to [0, 1].
+    """
     kl = float(kl_divergence(means, log_variances).numpy().mean())
     codes = sample_codes(means, log_variances, experiment.seed)
     if experiment.row["model"]["reconstruction"] == "bernoulli":

@@ -378,19 +378,24 @@ def build(
 
     Args:
         image_shape: (height, width, channels), 32x32 for networks "A" and "D", 64x64 for "B" and "C".
-        reconstruction: "bernoulli" for -log p(x|z) in nats, or "mse" for the mean squared error of pixels in [0, 1].
+        reconstruction: "bernoulli" for -log p(x|z) in nats (not with network "D"), or "mse" for the mean squared error
+            of pixels in [0, 1].
         weight: the weight of the reconstruction term.
         kl_weight: the weight of the KL in nats, summed over the dimensions (beta).
-        optimizer: the name of a class in keras.optimizers.
+        optimizer: the name of a class in keras.optimizers that has a `beta_1`.
+        seed: of the weights and the noise; also sets Python's, NumPy's and TensorFlow's global seeds.
 
     Raises:
-        ValueError: The network is for images of another size.
+        ValueError: The network is for images of another size, or not for this reconstruction term.
     """
+    terms = ["mse"] if network == "D" else ["bernoulli", "mse"]  # D's outputs are pixels, not logits
+    if reconstruction not in terms:
+        raise ValueError(f"the reconstruction term of network {network!r} is one of {terms}, not {reconstruction!r}")
     keras.utils.set_random_seed(seed)
     encoder, decoder = build_networks(image_shape, network, latent_dim)
     model = VAE(encoder, decoder, NETWORKS[network][2], reconstruction, weight, kl_weight, seed)
     # Keras' loss scale is part of its own `train_step` alone. Without it, float16 is too coarse for an MSE.
-    model.compile(getattr(keras.optimizers, optimizer)(learning_rate, beta_1), auto_scale_loss=False)
+    model.compile(getattr(keras.optimizers, optimizer)(learning_rate, beta_1=beta_1), auto_scale_loss=False)
     model.optimizer.build(model.trainable_variables)
     return model
 

@@ -142,7 +142,7 @@ def conv(channels, size=3):
 
 
 def networks_d(noise, images, width):
-    """Builds D's networks for 32x32 images: residual, after Gulrajani et al., appendix C."""
+    """Builds D's networks for 32x32 images: residual, after Gulrajani et al., appendix F."""
     x = layers.Reshape([4, 4, width])(layers.Dense(4 * 4 * width)(noise))
     for _ in range(3):  # 8x8, 16x16, 32x32
         larger = layers.UpSampling2D()
@@ -253,8 +253,8 @@ class WGAN(keras.Model):
     def test_step(self, images):
         """Measures the losses on other real images, uint8 (batch, H, W, C), with noise that is a function of them.
 
-        They differ from the training losses if the critic has memorised its training images, and a little because G has
-        been updated since and is in inference mode here.
+        They differ from the training losses if the critic has memorised its training images, and a little because f and
+        G have been updated since and G is in inference mode here.
         """
         tf.debugging.assert_type(images, tf.uint8)  # floats would be scaled to a wrong range
         reals = tf.cast(images, tf.float32) / 127.5 - 1.0
@@ -282,11 +282,13 @@ def build(
 
     Args:
         image_shape: (height, width, channels), 32x32 for networks "ours" and "D", 64x64 for "C".
-        batches_per_step: updates of f before each update of G, each on n images.
+        batches_per_step: updates of f before each update of G, each on n images. If `fit` makes a last, smaller batch,
+            this must divide it, too.
         width: channels of all layers in "D"; else of G's last and of f's first hidden layer, doubling with each layer
             away from the image.
         noise: "normal" for N(0, 1), "uniform" for U(-1, 1).
         target, weight, power: of the penalty; 0, k and p for WGAN-DIV, and 1, its weight and 2 for WGAN-GP.
+        seed: of the weights and the noise; also sets Python's, NumPy's and TensorFlow's global seeds.
 
     Raises:
         ValueError: The network is for images of another size.
