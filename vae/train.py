@@ -28,6 +28,7 @@ from keras import layers
 
 # One row per experiment; the first is the default. `network`: the report whose networks are used. `reported`: the
 # reports' numbers by source, under our names for the same measures; {step: value} is a curve, a column of log.csv.
+# `keep`: of all evaluations, the networks with the lowest value in this column are saved.
 # Our KL is summed over the latent dimensions: where a report averages over them, `kl_weight` is its weight divided by
 # their number. D's KL lacks the factor 1/2, and its images are in [0, 255]; the weights make up for both.
 RUNS = {
