@@ -389,12 +389,13 @@ def build(
     Raises:
         ValueError: The network is for images of another size, or not for this reconstruction term.
     """
-    terms = ["mse"] if network == "D" else ["bernoulli", "mse"]  # D's outputs are pixels, not logits
+    to_pixels = NETWORKS[network][2]
+    terms = ["mse"] if to_pixels is tf.identity else ["bernoulli", "mse"]  # the pixels have no logits
     if reconstruction not in terms:
         raise ValueError(f"the reconstruction term of network {network!r} is one of {terms}, not {reconstruction!r}")
     keras.utils.set_random_seed(seed)
     encoder, decoder = build_networks(image_shape, network, latent_dim)
-    model = VAE(encoder, decoder, NETWORKS[network][2], reconstruction, weight, kl_weight, seed)
+    model = VAE(encoder, decoder, to_pixels, reconstruction, weight, kl_weight, seed)
     # Keras' loss scale is part of its own `train_step` alone. Without it, float16 is too coarse for an MSE.
     model.compile(getattr(keras.optimizers, optimizer)(learning_rate, beta_1=beta_1), auto_scale_loss=False)
     model.optimizer.build(model.trainable_variables)
